@@ -1,0 +1,2342 @@
+"""Image sharpening by knowledge distillation, in one script.
+
+A large frozen Restormer (the teacher) trains a light SE-U-Net (the student) that sharpens blurred
+photographs and video-call frames in real time.
+
+    python main_sharpening_script.py --demo                    whole pipeline, offline, in minutes
+    python main_sharpening_script.py                           train on GoPro_dataset/
+    python main_sharpening_script.py --resume                  go on after an interruption
+    python main_sharpening_script.py --evaluate                PSNR, SSIM, FPS
+    python main_sharpening_script.py --infer --input DIR_OR_FILE --output DIR
+    torchrun --nproc-per-node 4 main_sharpening_script.py      several GPUs
+
+Every setting is a field of a dataclass below and a flag: `--help` lists them.
+
+How data flows: path -> `GoProSharpeningDataset` -> `blurry, sharp` (B, 3, H, W) in [0, 1]
+-> `student(blurry)` -> `restored` and its feature taps; `teacher(blurry)` -> `taught` and its taps
+-> `distillation_loss` -> total and its terms. These four words name the same four images throughout.
+
+Sections, in the order in which they run:
+    Configuration                 Metrics
+    Runtime                       EMA and schedule
+    Data                          Checkpoints
+    Synthetic blur                Tiled inference
+    Student                       Evaluation
+    Teacher                       Inference on files
+    Losses                        Training, main
+"""
+
+import contextlib
+import copy
+import dataclasses
+import functools
+import io
+import itertools
+import json
+import math
+import os
+import pickle
+import signal
+import statistics
+import sys
+import tempfile
+import time
+import typing
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+import torchvision
+import tyro
+from natsort import natsorted
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.tensorboard import SummaryWriter
+from torchmetrics.functional.image import structural_similarity_index_measure
+from tqdm import tqdm
+
+import media_files
+from media_files import MediaError
+
+HERE = Path(__file__).resolve().parent
+
+
+class SharpeningError(Exception):
+    """What went wrong, with which file, and how to fix it: printed without a traceback."""
+
+
+# --------------------------------------------------------------------------------------------------
+# Configuration
+# --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the images are and how crops are cut from them."""
+
+    root: Path = Path("GoPro_dataset")
+    """Folder with train/ and test/; README shows the layouts that are understood."""
+    blurred_names: tuple[str, ...] = ("blurred", "blur", "input", "blur_gamma")
+    """Names of a folder of blurred images; the first that stands beside a sharp one is read."""
+    sharp_names: tuple[str, ...] = ("sharp", "target")
+    """Names of a folder of sharp images; one with no blurred beside it is blurred synthetically."""
+    synthetic_share: float = 0.5
+    """Share of synthetically blurred images, 0 to 1, where train/ holds both kinds."""
+    crop: int = 256
+    """Side of the square training crops, pixels, a multiple of 16."""
+    batch_size: int = 8
+    """Crops per process in one forward pass; times accumulation and processes is the real batch."""
+    crops_per_image: int = 4
+    """Crops cut from one decoded image, because decoding 720p PNG costs more than a crop's step."""
+    workers: int = 2
+    """Processes that decode and crop; 0 does it in the training process."""
+    cache_gb: float = 2.0
+    """Decoded training images kept in memory, GB per process: a small set is decoded only once."""
+
+    def __post_init__(self) -> None:
+        if self.crop < 16 or self.crop % 16:
+            raise ValueError(f"data.crop must be a multiple of 16, at least 16: {self.crop}")
+        if self.crops_per_image < 1 or self.batch_size % self.crops_per_image:
+            raise ValueError(
+                f"data.batch_size ({self.batch_size}) must be a multiple of "
+                f"data.crops_per_image ({self.crops_per_image})"
+            )
+        if not 0 <= self.synthetic_share <= 1:
+            raise ValueError(f"data.synthetic_share is a share, 0 to 1: {self.synthetic_share}")
+
+
+@dataclass(frozen=True)
+class DegradationConfig:
+    """Ranges of the synthetic blur: (lowest, highest), drawn uniformly if not said otherwise.
+
+    `motion=1, video_call=0` is the blur of GoPro and REDS alone, `motion=0, video_call=1` its opposite.
+    """
+
+    motion: float = 0.60
+    """Probability that an image gets camera and object motion alone, as in GoPro and REDS."""
+    video_call: float = 0.30
+    """Probability of a video call: lens blur, motion, noise, rescaling, JPEG, each by its chance.
+    What motion and video_call leave stays sharp."""
+    length: tuple[float, float] = (0.0, 40.0)
+    """Length of a motion path, pixels: 40 is the tail seen in 1280 x 720 frames."""
+    length_power: float = 2.0
+    """Lengths follow a uniform number to this power: 2 has the median at a quarter of the range."""
+    bend: float = 1.5
+    """Largest curvature and jitter of a path relative to its straight part; drawn by a cube, so that
+    most paths are nearly straight."""
+    swing: float = 0.3
+    """Largest displacement by roll, zoom and tilt at the image corner, as a share of the length."""
+    spacing: tuple[float, float] = (0.8, 4.0)
+    """Pixels between averaged frames: below 1 smooth as REDS (1920 fps), 4 ghosts as GoPro (240 fps)."""
+    object_chance: float = 0.35
+    """Probability, given motion, of an object: a soft random mask with a path of its own."""
+    exponent: tuple[float, float] = (1.0, 4.5)
+    """Exponent to linear light. The one that keeps the mean of blocks was measured on pairs: 1.0 in
+    GoPro `blur`, 3 to 5 in REDS. GoPro `blur_gamma` has 2.2."""
+    highlight: tuple[float, float] = (0.0, 3.0)
+    """By how much clipped white exceeded white (1): above 0, lights draw saturated streaks."""
+    faint_noise: tuple[float, float] = (0.0, 0.006)
+    """Standard deviation of noise after motion alone, 1 is white: averaged frames have hardly any."""
+    call_motion_chance: float = 0.4
+    """Probability of motion in a video call image."""
+    call_length: tuple[float, float] = (0.0, 14.0)
+    """Length of a path in a video call, pixels: webcams are mounted, hands and heads move."""
+    lens_chance: float = 0.5
+    """Probability of lens blur in a video call: fixed-focus cameras, faces out of focus."""
+    lens_radius: tuple[float, float] = (0.4, 4.0)
+    """Radius of the lens blur, pixels: a disk with soft edge, or a Gaussian of half the deviation."""
+    noise_chance: float = 0.6
+    """Probability of sensor noise in a video call."""
+    noise: tuple[float, float] = (0.003, 0.04)
+    """Standard deviation of the noise, 1 is white; a drawn part of it fades in the dark."""
+    rescale_chance: float = 0.6
+    """Probability that a video call image is sent smaller and shown at full size."""
+    rescale: tuple[float, float] = (1.2, 4.0)
+    """Factor of the reduction: 4 shows 320 x 180 at 1280 x 720."""
+    jpeg_chance: float = 0.7
+    """Probability of compression in a video call."""
+    jpeg_quality: tuple[int, int] = (30, 95)
+    """JPEG quality, 1 to 100: below 30 the blocks hide what could be restored."""
+
+    def __post_init__(self) -> None:
+        for setting in dataclasses.fields(self):
+            value = getattr(self, setting.name)
+            low, high = value if isinstance(value, tuple) else (value, value)
+            if not (math.isfinite(low) and math.isfinite(high) and 0 <= low <= high):
+                raise ValueError(
+                    f"{setting.name} must be finite, ordered and not negative: {value}"
+                )
+            if setting.name.endswith("chance") and high > 1:
+                raise ValueError(f"{setting.name} is a probability, at most 1: {value}")
+        if self.motion + self.video_call > 1 + 1e-9:
+            raise ValueError(
+                f"motion + video_call must not exceed 1: {self.motion + self.video_call}"
+            )
+        for name in ("spacing", "exponent", "length_power"):
+            if np.min(getattr(self, name)) <= 0:
+                raise ValueError(f"{name} must be above 0: {getattr(self, name)}")
+        if self.rescale[0] < 1:
+            raise ValueError(f"rescale reduces, so its factors are at least 1: {self.rescale}")
+        if not 1 <= self.jpeg_quality[0] <= self.jpeg_quality[1] <= 100:
+            raise ValueError(f"jpeg_quality must lie within 1 and 100: {self.jpeg_quality}")
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    stem: Literal[1, 2, 4] = 2
+    """Pixel-unshuffle factor: the first level works at 1/stem of the image; milliseconds are lost at full resolution."""
+    width: int = 32
+    """Channels of the first level; doubled at every level below it."""
+    max_width: int = 160
+    """Channels at which doubling stops: parameters at the bottom grow with the square."""
+    encoder: tuple[int, ...] = (1, 2, 3)
+    """Blocks per encoder level, finest first."""
+    middle: int = 4
+    """Blocks at the bottom, where reach is cheapest."""
+    decoder: tuple[int, ...] = (3, 2, 1)
+    """Blocks per decoder level, finest first? same order as `encoder`."""
+    pool_window: int | None = None
+    """Side in pixels of the window that squeeze averages over; the training crop, or None for the whole image."""
+
+    def __post_init__(self):
+        if len(self.encoder) != len(self.decoder):
+            raise ValueError(
+                f"encoder {self.encoder} and decoder {self.decoder} need one number per level"
+            )
+        if self.stem * 2 ** len(self.encoder) < 8:
+            raise ValueError(
+                f"stem {self.stem} with {len(self.encoder)} levels never reaches the 1/8 tap"
+            )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of every level, the middle last."""
+        return tuple(min(self.width * 2**i, self.max_width) for i in range(len(self.encoder) + 1))
+
+    @property
+    def multiple(self) -> int:
+        """Height and width are padded to a multiple of this many pixels."""
+        return self.stem * 2 ** len(self.encoder)
+
+
+STUDENT_SIZES = {
+    "standard": StudentConfig(),
+    "live": StudentConfig(width=16, max_width=96, encoder=(1, 1, 2), middle=3, decoder=(1, 1, 1)),
+}
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """The Restormer that teaches; its sizes are read off its weights."""
+
+    enabled: bool = True
+    """Distil from the teacher; off trains on the sharp images alone."""
+    weights: Path = Path("Restormer/Motion_Deblurring/pretrained_models/motion_deblurring.pth")
+    """Weights of a trained Restormer, the released ones or those of `--train.network restormer`."""
+    dim: int = 16
+    """Channels at full resolution of a Restormer trained from scratch (the released one: 48)."""
+    blocks: tuple[int, int, int, int] = (1, 2, 2, 4)
+    """Its transformer blocks per level (released: 4 6 6 8)."""
+    refinement_blocks: int = 1
+    """Its blocks after the decoder (released: 4)."""
+    heads: tuple[int, int, int, int] = (1, 2, 4, 8)
+    """Its attention heads per level (released: 1 2 4 8)."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weight of each term of the loss; 0 switches a term off and skips its work."""
+
+    recon: float = 1.0
+    """L1 between restored and sharp."""
+    perceptual: float = 0.01
+    """L1 between VGG-19 features of restored and taught."""
+    feature: float = 1.0
+    """L1 between the student's projected taps and the teacher's."""
+    kl: float = 0.01
+    """KL divergence over the colour channels between restored and taught."""
+    ssim: float = 10.0
+    """1 - SSIM between restored and sharp."""
+    frequency: float = 0.0
+    """L1 between the Fourier transforms of restored and sharp (arXiv 2108.05054)."""
+    temperature: float = 4.0
+    """Temperature of the softmax in the KL term; the term is multiplied by its square."""
+    vgg_layers: tuple[str, ...] = ("relu1_2", "relu2_2", "relu3_4", "relu4_4")
+    """Layers of VGG-19 that the perceptual term compares."""
+    vgg_weights: Path | None = None
+    """VGG-19 ImageNet weights (torchvision's vgg19-dcbb9e9d.pth); None downloads them once."""
+
+    def __post_init__(self) -> None:
+        if negative := [name for name in LOSS_TERMS if getattr(self, name) < 0]:
+            raise ValueError(f"loss weights must not be negative: {', '.join(negative)}")
+        if not any(getattr(self, name) for name in LOSS_TERMS):
+            raise ValueError("every loss weight is 0: nothing would be trained")
+        if self.temperature <= 0:
+            raise ValueError(f"loss.temperature must be above 0: {self.temperature}")
+
+    @property
+    def teacher_terms(self) -> list[str]:
+        """Names of the active terms that need a teacher."""
+        return [name for name in ("perceptual", "feature", "kl") if getattr(self, name)]
+
+
+LOSS_TERMS = ("recon", "perceptual", "feature", "kl", "ssim", "frequency")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The optimisation, and what a run writes."""
+
+    network: Literal["student", "restormer"] = "student"
+    """What is trained: the student, or a Restormer from scratch that can teach later."""
+    epochs: int = 50
+    """Passes over the training images."""
+    steps_per_epoch: int | None = None
+    """Optimizer steps per epoch; None: as many as show every training image once."""
+    learning_rate: float = 1e-3
+    """Adam's highest learning rate."""
+    lowest_rate: float = 1e-6
+    """Learning rate at the end of every cosine cycle."""
+    restart_cycles: int = 3
+    """Cosine cycles; the last one ends with the last epoch."""
+    cycle_growth: float = 2.0
+    """Length of each cycle relative to the one before."""
+    warmup_steps: int = 100
+    """Steps over which the learning rate rises linearly at the very start."""
+    accumulation: int = 4
+    """Forward passes whose gradients are added up for one optimizer step."""
+    ema_decay: float = 0.999
+    """Decay of the moving average of the weights, reached gradually."""
+    clip_norm: float = 1.0
+    """Largest gradient norm; 0 does not clip."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Autocast type; auto: bf16 where the hardware has it, else fp16 on a GPU and fp32 on a CPU."""
+    compile: bool = False
+    """Run the network through torch.compile."""
+    evaluate_every: int = 5
+    """Epochs between evaluations on the test set."""
+    save_every: int = 500
+    """Optimizer steps between saves of last.pth; it is saved after every epoch as well."""
+    log_every: int = 20
+    """Optimizer steps between lines in metrics.jsonl and TensorBoard."""
+    folder: Path = Path("model_checkpoints")
+    """Folder of the checkpoints, metrics.jsonl and TensorBoard files."""
+    samples: Path = Path("inference_samples/sharpened_test_outputs")
+    """Folder of the test images sharpened at each evaluation."""
+    seed: int = 0
+    """Seed of the initial weights, the crops and the synthetic blur."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "accumulation", "restart_cycles", "evaluate_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"train.{name} must be at least 1: {getattr(self, name)}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"train.ema_decay must be in [0, 1): {self.ema_decay}")
+        if self.learning_rate <= 0 or self.lowest_rate < 0:
+            raise ValueError("train.learning_rate must be above 0, train.lowest_rate at least 0")
+
+
+@dataclass(frozen=True)
+class InferConfig:
+    """How images of any size go through the network, and how results are written."""
+
+    tile: int | None = None
+    """Side of the tiles, pixels; None: the whole image where memory allows, else 1024, halved on need."""
+    overlap: int = 64
+    """Pixels shared by neighbouring tiles, where they are blended by a raised cosine."""
+    tile_batch: int = 1
+    """Tiles computed at once."""
+    format: str | None = None
+    """File format of the results, such as png; None: that of the source."""
+    quality: int = 95
+    """Quality of JPEG and lossy WebP results, 1 to 100."""
+    crf: int = 18
+    """Constant rate factor of H.264 video results, 0 (lossless) to 51."""
+    allow_huge: bool = False
+    """Read images of more pixels than a decompression bomb may have."""
+
+    def __post_init__(self) -> None:
+        if self.tile is not None and self.tile <= 2 * self.overlap:
+            raise ValueError(
+                f"infer_config.tile ({self.tile}) must exceed twice the overlap ({self.overlap})"
+            )
+        if self.tile_batch < 1:
+            raise ValueError(f"infer_config.tile_batch must be at least 1: {self.tile_batch}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Image sharpening by knowledge distillation: without a mode flag, train on `--data.root`."""
+
+    demo: bool = False
+    """Train, evaluate and sharpen on photographs of scikit-image, offline, in minutes."""
+    resume: bool = False
+    """Go on from last.pth in `--train.folder`, with its settings unless others are given."""
+    evaluate: bool = False
+    """Measure PSNR, SSIM and FPS of a checkpoint on the test set."""
+    infer: bool = False
+    """Sharpen `--input` into `--output`."""
+    checkpoint: Path | None = None
+    """Student to evaluate or use; None: the newest final one in `--train.folder`, else the shipped."""
+    input: Path | None = None
+    """Image, video or folder to sharpen; None: demo images."""
+    output: Path | None = None
+    """Folder for the results; None: inference_samples/."""
+    overwrite: bool = False
+    """Sharpen again what is already in `--output`; start a training over an older one."""
+    teacher_too: bool = False
+    """Let `--evaluate` measure the teacher as well."""
+    device: str = "auto"
+    """cpu, cuda, or auto."""
+    data: DataConfig = field(default_factory=DataConfig)
+    degradation: DegradationConfig = field(default_factory=DegradationConfig)
+    student: StudentConfig = field(default_factory=StudentConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    infer_config: InferConfig = field(default_factory=InferConfig)
+
+    def __post_init__(self) -> None:
+        if sum((self.evaluate, self.infer, self.resume)) > 1:
+            raise ValueError("give at most one of --resume, --evaluate and --infer")
+        untaught = not self.teacher.enabled or self.train.network == "restormer"
+        if untaught and self.loss.teacher_terms:
+            flags = " ".join(f"--loss.{name} 0" for name in self.loss.teacher_terms)
+            raise ValueError(f"without a teacher these loss terms are impossible, add: {flags}")
+
+
+def config_from_dict(cls: type, values: dict[str, Any]) -> Any:
+    """The dataclass `cls` from what `config_to_dict` made of one."""
+    kinds = typing.get_type_hints(cls)
+    if unknown := values.keys() - kinds.keys():
+        raise SharpeningError(f"{cls.__name__} has no setting {', '.join(sorted(unknown))}")
+
+    def restore(kind: Any, value: Any) -> Any:
+        if dataclasses.is_dataclass(kind):
+            return config_from_dict(kind, value)
+        return Path(value) if isinstance(value, str) and kind in (Path, Path | None) else value
+
+    return cls(**{name: restore(kinds[name], value) for name, value in values.items()})
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """`dataclasses.asdict` with paths as strings, so that `weights_only` checkpoints hold it."""
+    plain = lambda items: {k: str(v) if isinstance(v, Path) else v for k, v in items}  # noqa: E731
+    return dataclasses.asdict(config, dict_factory=plain)
+
+
+# --------------------------------------------------------------------------------------------------
+# Runtime: seed, device, processes, autocast
+# --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where tensors live and how they are computed; everything distributed or mixed-precision."""
+
+    device: torch.device
+    dtype: torch.dtype
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def precision(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def autocast(self) -> torch.autocast:
+        enabled = self.dtype != torch.float32
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=enabled)
+
+    def wrap(self, module: nn.Module, compiled: bool) -> nn.Module:
+        """`module`, compiled if asked, averaging its gradients over the processes if several."""
+        module = torch.compile(module) if compiled else module
+        return nn.parallel.DistributedDataParallel(module) if self.world > 1 else module
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        """Sum of each value over the processes."""
+        if self.world == 1:
+            return list(values)
+        summed = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(summed)
+        return summed.tolist()
+
+    def synchronize(self) -> None:
+        """Wait until the device has done what was asked of it, so that a clock tells the truth."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def accumulating(self, model: nn.Module, more: bool) -> contextlib.AbstractContextManager:
+        """Where `more` backward passes follow before the step, gradients are not averaged yet."""
+        return model.no_sync() if self.world > 1 and more else contextlib.nullcontext()
+
+    def save(self, path: Path, payload: dict[str, Any]) -> None:
+        """Write a checkpoint once, whatever the number of processes."""
+        if self.is_main:
+            save_checkpoint(path, payload)
+
+    def say(self, text: str) -> None:
+        if self.is_main:
+            tqdm.write(text)
+
+
+def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Autocast type for `precision`, see `TrainConfig.precision`."""
+    if precision != "auto":
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16
+    native = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+@contextlib.contextmanager
+def start_runtime(config: Config) -> Iterator[Runtime]:
+    """Device, process group (under torchrun) and seeds; the group is closed on leaving."""
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    name = config.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        torch.cuda.set_device(name)
+    device = torch.device(name)
+    torch.manual_seed(config.train.seed)
+    torch.backends.cudnn.deterministic = True  # a resumed run equals an unbroken one
+    if world > 1:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Runtime(device, pick_dtype(config.train.precision, device), rank, world)
+    finally:
+        if world > 1:
+            dist.destroy_process_group()
+
+
+# --------------------------------------------------------------------------------------------------
+# Data: pairs, crops, the demo set
+# --------------------------------------------------------------------------------------------------
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+DEMO_TRAIN = [
+    "astronaut.png",
+    "camera.png",
+    "rocket.jpg",
+    "hubble_deep_field.jpg",
+    "retina.jpg",
+    "page.png",
+    "coins.png",
+    "moon.png",
+    "brick.png",
+    "grass.png",
+    "gravel.png",
+    "color.png",
+    "ihc.png",
+]
+DEMO_TEST = ["chelsea.png", "coffee.png", "motorcycle_left.png", "text.png"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A sharp image and its blurred one; `blurry` None: it is blurred synthetically."""
+
+    name: str
+    sharp: Path
+    blurry: Path | None = None
+
+
+def find_pairs(folder: Path, config: DataConfig) -> list[Pair]:
+    """All pairs below `folder`, in natural order, in time linear in their number.
+
+    Understood: any tree in which folders named as in `DataConfig.sharp_names` hold images, beside
+    folders named as in `blurred_names` or alone. Raises SharpeningError if there is no image, a
+    name has no partner, or two images share a name.
+    """
+    pairs, seen = [], set()
+    for parent, children, _ in os.walk(folder, followlinks=True):
+        here = Path(parent)
+        if here.resolve() in seen:  # a symbolic link that leads back
+            children.clear()
+            continue
+        seen.add(here.resolve())
+        sharp = next((name for name in config.sharp_names if name in children), None)
+        if sharp is not None:
+            blurred = next((name for name in config.blurred_names if name in children), None)
+            pairs += match_pairs(here / sharp, blurred and here / blurred, here.relative_to(folder))
+            children.clear()
+    if not pairs:
+        raise SharpeningError(
+            f"no images in {folder}: it needs a folder {' or '.join(config.sharp_names)} with "
+            f"images, best beside one of {', '.join(config.blurred_names)} (README, 'Data'); "
+            "to try the script without data, run it with --demo"
+        )
+    return natsorted(pairs, key=lambda pair: pair.name)
+
+
+def match_pairs(sharp: Path, blurred: Path | None, prefix: Path) -> list[Pair]:
+    """Pairs of equal names in two folders."""
+    sharps = images_by_name(sharp)
+    if blurred is None:
+        return [Pair((prefix / name).as_posix(), path) for name, path in sharps.items()]
+    blurs = images_by_name(blurred)
+    if lonely := natsorted(sharps.keys() ^ blurs.keys()):
+        shown = ", ".join(lonely[:5]) + (" ..." if len(lonely) > 5 else "")
+        raise SharpeningError(
+            f"{len(lonely)} images in {sharp} and {blurred} have no partner in the other folder: "
+            f"{shown}; names must be equal but for _blurred, _blur or _sharp"
+        )
+    return [Pair((prefix / n).as_posix(), path, blurs[n]) for n, path in sharps.items()]
+
+
+def images_by_name(folder: Path) -> dict[str, Path]:
+    """Name without `_blurred`, `_blur`, `_sharp` and suffix -> path, of the images in `folder`."""
+    found: dict[str, Path] = {}
+    for entry in os.scandir(folder):
+        stem, suffix = Path(entry.name).stem, Path(entry.name).suffix
+        if suffix.lower() not in IMAGE_SUFFIXES or stem.startswith("."):
+            continue
+        name = stem.removesuffix("_blurred").removesuffix("_blur").removesuffix("_sharp")
+        if name in found:
+            raise SharpeningError(f"{found[name]} and {entry.path} share a name: remove one")
+        found[name] = Path(entry.path)
+    return found
+
+
+def demo_pairs(split: Literal["train", "test"]) -> list[Pair]:
+    """Photographs inside the scikit-image wheel: people, animals, things, text, textures, sky."""
+    import skimage
+
+    folder = Path(skimage.__file__).parent / "data"
+    names = DEMO_TRAIN if split == "train" else DEMO_TEST
+    return [Pair(Path(name).stem, folder / name) for name in names]
+
+
+def split_pairs(config: Config, split: Literal["train", "test"]) -> list[Pair]:
+    """The pairs of one split of the data set that `config` names."""
+    return demo_pairs(split) if config.demo else find_pairs(config.data.root / split, config.data)
+
+
+def read_rgb(path: Path) -> np.ndarray:
+    """An image file as (H, W, 3) uint8, upright."""
+    rgb = media_files.read_picture(path).rgb
+    return rgb if rgb.dtype == np.uint8 else (rgb >> 8).astype(np.uint8)
+
+
+def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+    """(blurry, sharp), each (H, W, 3) uint8; the same array twice if the blur is synthetic."""
+    sharp = read_rgb(pair.sharp)
+    if pair.blurry is None:
+        return sharp, sharp
+    blurry = read_rgb(pair.blurry)
+    if blurry.shape != sharp.shape:
+        (h, w), (h2, w2) = blurry.shape[:2], sharp.shape[:2]
+        raise SharpeningError(
+            f"{pair.blurry} is {w} x {h} pixels but {pair.sharp} is {w2} x {h2}: a pair must have "
+            "one size; remove the pair or replace the file"
+        )
+    return blurry, sharp
+
+
+def same_crop(images: Sequence[np.ndarray], size: int, rng: np.random.Generator) -> list[Tensor]:
+    """One random square, flip and quarter turn of all (H, W, 3) images -> (3, size, size) tensors.
+
+    Images smaller than the crop are continued by reflection, never resized.
+    """
+    H, W, _ = images[0].shape
+    y, x = rng.integers(0, max(H - size, 0) + 1), rng.integers(0, max(W - size, 0) + 1)
+    flip, turns = rng.integers(0, 2), rng.integers(0, 4)
+    crops = []
+    for image in images:
+        crop = image[y : y + size, x : x + size]
+        short = [(0, size - side) for side in crop.shape[:2]]
+        crop = np.pad(crop, [*short, (0, 0)], mode="symmetric") if (size > H or size > W) else crop
+        crop = np.rot90(crop[:, ::-1] if flip else crop, turns)
+        crops.append(torch.from_numpy(crop.transpose(2, 0, 1).copy()))
+    return crops
+
+
+class GoProSharpeningDataset(Dataset):
+    """Endless random crops of pairs; item `draw` is a function of (seed, draw) and nothing else.
+
+    Every run of len(pairs) draws shows each image once. An item is `(blurry, sharp, keys)`: uint8
+    crops (n, 3, crop, crop), and for each crop the seed of its synthetic blur, or -1 where the blur
+    is real; with synthetic blur `blurry` is still sharp, `prepare_batch` blurs it on the device.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], config: DataConfig, seed: int):
+        self.config, self.seed = config, seed
+        self.real = [pair for pair in pairs if pair.blurry is not None]
+        self.synthetic = [pair for pair in pairs if pair.blurry is None]
+        self.order: dict[tuple[int, int], np.ndarray] = {}
+        self.cache = fill_cache(pairs, int(config.cache_gb * 1e9))
+
+    def __len__(self) -> int:
+        return len(self.real) + len(self.synthetic)
+
+    def pair(self, draw: int) -> Pair:
+        """The pair that item `draw` is cut from."""
+        share = self.config.synthetic_share if self.real else 1.0
+        coin = np.random.default_rng([self.seed, draw, 1]).random()
+        pairs = self.synthetic if self.synthetic and coin < share else self.real
+        epoch, position = divmod(draw, len(pairs))
+        if (key := (epoch, len(pairs))) not in self.order:
+            self.order = {k: v for k, v in self.order.items() if k[0] >= epoch - 1}
+            self.order[key] = np.random.default_rng([self.seed, epoch]).permutation(len(pairs))
+        return pairs[self.order[key][position]]
+
+    def __getitem__(self, draw: int) -> tuple[Tensor, Tensor, Tensor]:
+        pair = self.pair(draw)
+        images = self.cache[pair] if pair in self.cache else read_pair(pair)
+        rng, count = np.random.default_rng([self.seed, draw]), self.config.crops_per_image
+        crops = [same_crop(images, self.config.crop, rng) for _ in range(count)]
+        blurry, sharp = (torch.stack(side) for side in zip(*crops, strict=True))
+        first = draw * count if pair.blurry is None else -1
+        keys = torch.arange(first, first + count) if first >= 0 else torch.full((count,), -1)
+        return blurry, sharp, keys
+
+
+def fill_cache(pairs: Sequence[Pair], budget: int) -> dict[Pair, tuple[np.ndarray, np.ndarray]]:
+    """The first pairs, decoded, as many as fit into `budget` bytes."""
+    cache, used = {}, 0
+    if budget <= 0:
+        return cache
+    with ThreadPoolExecutor(4) as pool:
+        for start in range(0, len(pairs), 16):  # in portions, so that little is decoded in vain
+            part = pairs[start : start + 16]
+            for pair, images in zip(part, pool.map(read_pair, part), strict=True):
+                used += sum(image.nbytes for image in {id(i): i for i in images}.values())
+                if used > budget:
+                    return cache
+                cache[pair] = images
+    return cache
+
+
+@dataclass(frozen=True)
+class MicroBatches:
+    """Endless lists of draws: micro-batch m of all processes together covers consecutive draws."""
+
+    images: int
+    start: int
+    rank: int
+    world: int
+
+    def __iter__(self) -> Iterator[range]:
+        for micro in itertools.count(self.start):
+            first = (micro * self.world + self.rank) * self.images
+            yield range(first, first + self.images)
+
+
+def join_items(items: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Items of the dataset -> one batch (B, 3, crop, crop), (B, 3, crop, crop), (B,)."""
+    return tuple(torch.cat(parts) for parts in zip(*items, strict=True))
+
+
+def training_batches(
+    dataset: GoProSharpeningDataset, start: int, runtime: Runtime
+) -> Iterator[tuple[Tensor, ...]]:
+    """Endless uint8 batches from micro-batch `start` on, decoded ahead by the workers."""
+    config = dataset.config
+    images = config.batch_size // config.crops_per_image
+    loader = DataLoader(
+        dataset,
+        batch_sampler=MicroBatches(images, start, runtime.rank, runtime.world),
+        collate_fn=join_items,
+        num_workers=config.workers,
+        pin_memory=runtime.device.type == "cuda",
+        prefetch_factor=4 if config.workers else None,
+    )
+    return iter(loader)
+
+
+def prepare_batch(
+    batch: tuple[Tensor, ...], config: Config, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """uint8 batch -> `blurry, sharp` (B, 3, H, W) float32 in [0, 1] on the device, blurred there."""
+    blurry, sharp, keys = batch
+    to_unit = lambda t: t.to(device, non_blocking=True).float() / 255  # noqa: E731
+    blurry, sharp = to_unit(blurry), to_unit(sharp)
+    if (which := (keys >= 0).nonzero()[:, 0]).numel():
+        generators = generators_for(config.train.seed, keys[which].tolist())
+        blurry[which.to(device)] = degrade(sharp[which.to(device)], generators, config.degradation)
+    return blurry.contiguous(memory_format=torch.channels_last), sharp
+
+
+class TestImages(Dataset):
+    """Whole test images `(index, blurry, sharp)`, (H, W, 3) uint8; synthetic blur fixed by index."""
+
+    __test__ = False  # not a test class for pytest
+
+    def __init__(self, pairs: Sequence[Pair], config: Config):
+        self.pairs, self.config = pairs, config
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[int, np.ndarray, np.ndarray]:
+        blurry, sharp = read_pair(self.pairs[index])
+        if self.pairs[index].blurry is None:
+            image = torch.from_numpy(sharp).permute(2, 0, 1)[None].float() / 255
+            image = degrade(image, generators_for(2**31, [index]), self.config.degradation)
+            blurry = (image[0] * 255).round().byte().permute(1, 2, 0).numpy()
+        return index, blurry, sharp
+
+
+# --------------------------------------------------------------------------------------------------
+# Synthetic blur
+# --------------------------------------------------------------------------------------------------
+
+
+def generators_for(seed: int, indices: Sequence[int]) -> list[torch.Generator]:
+    """One CPU generator per index: a function of (seed, index) alone, so equal on every process."""
+    states = (np.random.SeedSequence((seed, int(index))).generate_state(2) for index in indices)
+    seeds = (int(low) | (int(high) & 0x7FFFFFFF) << 32 for low, high in states)
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+@dataclass(frozen=True)
+class Dice:
+    """Numbers drawn from one image's generator, as Python floats or small CPU tensors."""
+
+    generator: torch.Generator
+
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
+        return low + (high - low) * torch.rand((), generator=self.generator).item()
+
+    def chance(self, probability: float) -> bool:
+        return self.uniform() < probability
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self.generator)
+
+    def noise_like(self, image: Tensor) -> Tensor:
+        """Normal numbers made on the image's device from a drawn seed: CPU and GPU noise differ."""
+        seed = int(torch.randint(2**31, (), generator=self.generator))
+        generator = torch.Generator(image.device).manual_seed(seed)
+        return torch.randn(image.shape, generator=generator, device=image.device)
+
+
+def camera_path(dice: Dice, frames: int, length: float, config: DegradationConfig) -> Tensor:
+    """Poses (T, 6): shift x, y in pixels, then roll, zoom, tilt x, y in pixels at the corner.
+
+    The middle one of the odd T frames is at rest, because the sharp target is the middle frame. The
+    path of the shift is `length` pixels long.
+    """
+    half = frames // 2
+    time = torch.arange(-half, half + 1) / half  # -1 .. 1 over the exposure
+    bend = config.bend * dice.uniform() ** 3
+    tremor = torch.sin(dice.uniform(2, 8) * time)
+    basis = torch.stack([time, bend * time**2, bend * time**3, 0.3 * bend * tremor], dim=1)
+    pose = basis @ dice.normal(4, 6)
+    pose[:, :2] *= length / pose[:, :2].diff(dim=0).norm(dim=1).sum().clamp(min=1e-6)
+    pose[:, 2:] *= (
+        length * config.swing * dice.uniform() / 2 / pose[:, 2:].abs().amax().clamp(min=1e-6)
+    )
+    return pose
+
+
+def homographies(pose: Tensor, radius: float) -> Tensor:
+    """Poses (T, 6) -> matrices (T, 3, 3) for pixel coordinates from the image centre."""
+    shift, (roll, zoom, tilt_x, tilt_y) = pose[:, :2], (pose[:, 2:] / radius).unbind(1)
+    one = torch.ones_like(roll)
+    rows = [
+        torch.stack([one + zoom, -roll, shift[:, 0]], dim=1),
+        torch.stack([roll, one + zoom, shift[:, 1]], dim=1),
+        torch.stack([tilt_x / radius, tilt_y / radius, one], dim=1),
+    ]
+    return torch.stack(rows, dim=1)
+
+
+def warp(image: Tensor, matrices: Tensor) -> Tensor:
+    """`image` (C, H, W) through each homography (T, 3, 3) -> (T, C, H, W), reflected at the border."""
+    _, H, W = image.shape
+    y, x = torch.meshgrid(
+        torch.arange(H, device=image.device) - (H - 1) / 2,
+        torch.arange(W, device=image.device) - (W - 1) / 2,
+        indexing="ij",
+    )
+    pixels = torch.stack([x, y, torch.ones_like(x)]).flatten(1)  # (3, HW)
+    u, v, w = (matrices.to(image.device) @ pixels).unbind(1)
+    grid = torch.stack([u / w * (2 / W), v / w * (2 / H)], dim=2).view(-1, H, W, 2)
+    frames = image.expand(len(matrices), -1, -1, -1)
+    return F.grid_sample(frames, grid, padding_mode="reflection", align_corners=False)
+
+
+def soft_mask(dice: Dice, H: int, W: int) -> Tensor:
+    """Random blobs (1, H, W) in [0, 1], a few per image, with edges some pixels wide."""
+    rows = columns = 3 + int(dice.uniform(0, 4))
+    field = dice.normal(1, 1, rows, columns)
+    field = F.interpolate(field, (H, W), mode="bicubic", align_corners=False)[0]
+    return torch.sigmoid((field - dice.uniform(-0.3, 0.8)) * dice.uniform(8, 40))
+
+
+def move(
+    light: Tensor, dice: Dice, lengths: tuple[float, float], config: DegradationConfig
+) -> Tensor:
+    """Exposure of the linear-light image (3, H, W) while the camera, or an object too, moves."""
+    _, H, W = light.shape
+    with_object = dice.chance(config.object_chance)
+    low, high = lengths
+    drawn = [low + (high - low) * dice.uniform() ** config.length_power for _ in range(2)]
+    half = math.ceil(max(drawn[: 1 + with_object]) / dice.uniform(*config.spacing) / 2)
+    frames = 2 * min(max(half, 3), 24) + 1
+    radius = max(128.0, math.hypot(H, W) / 2)
+    camera, thing = (
+        homographies(camera_path(dice, frames, length, config), radius) for length in drawn
+    )
+    layer = torch.cat([light, soft_mask(dice, H, W).to(light.device)]) if with_object else None
+    total = torch.zeros_like(light)
+    for there, here in zip(camera.split(8), thing.split(8), strict=True):  # bounds the memory
+        seen = warp(light, there)
+        if layer is not None:
+            front = warp(layer, here)
+            seen = torch.lerp(seen, front[:, :3], front[:, 3:])
+        total += seen.sum(dim=0)
+    return total / frames
+
+
+def lens_blur(image: Tensor, radius: float, gaussian: bool) -> Tensor:
+    """`image` (C, H, W) under a disk of `radius` pixels, or a Gaussian of half that deviation."""
+    reach = math.ceil(1.5 * radius + 0.5) if gaussian else math.ceil(radius)
+    offsets = torch.arange(-reach, reach + 1.0)
+    distance = torch.hypot(*torch.meshgrid(offsets, offsets, indexing="ij"))
+    kernel = (-2 * (distance / radius) ** 2).exp() if gaussian else radius + 0.5 - distance
+    kernel = kernel.clamp(0, 1).to(image)
+    H, W = image.shape[-2:]
+    rows, columns = (mirror(size, reach, image.device) for size in (H, W))
+    padded = image[:, rows][:, :, columns]
+    return F.conv2d(padded[:, None], kernel[None, None] / kernel.sum())[:, 0]
+
+
+def mirror(size: int, reach: int, device: torch.device) -> Tensor:
+    """Indices -reach .. size + reach - 1 folded into the image, however small it is."""
+    index = torch.arange(-reach, size + reach, device=device) % (2 * size)
+    return torch.minimum(index, 2 * size - 1 - index)
+
+
+def transmit(image: Tensor, dice: Dice, config: DegradationConfig) -> Tensor:
+    """A video call's way: made smaller, compressed as JPEG, shown at full size."""
+    H, W = image.shape[-2:]
+    small = image[None]
+    rescale = dice.chance(config.rescale_chance)
+    if rescale:
+        factor = dice.uniform(*config.rescale)
+        size = (max(1, round(H / factor)), max(1, round(W / factor)))
+        down, up = ("bicubic" if dice.chance(0.5) else "bilinear" for _ in range(2))
+        small = F.interpolate(small, size, mode=down, antialias=dice.chance(0.8))
+    if dice.chance(config.jpeg_chance):
+        low, high = config.jpeg_quality
+        small = jpeg(small[0], round(dice.uniform(low, high)))[None]
+    return F.interpolate(small, (H, W), mode=up)[0] if rescale else small[0]
+
+
+def jpeg(image: Tensor, quality: int) -> Tensor:
+    """`image` (3, H, W) after JPEG on the CPU; torchvision 0.29 announces the end of its codec."""
+    levels = to_levels(image).to("cpu", torch.uint8).permute(1, 2, 0).numpy()
+    file = io.BytesIO()
+    Image.fromarray(levels).save(file, "JPEG", quality=quality)
+    stored = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
+    return stored.to(image.device).float() / 255
+
+
+def to_levels(image: Tensor) -> Tensor:
+    """[0, 1] -> the whole numbers 0 .. 255 that an image file stores, still float."""
+    return (image * 255).round().clamp(0, 255)
+
+
+def degrade_image(sharp: Tensor, dice: Dice, config: DegradationConfig) -> Tensor:
+    """`degrade` for one image (3, H, W): lens, motion, exposure, noise, then the transmission."""
+    kind = dice.uniform()
+    if kind >= config.motion + config.video_call:
+        return sharp
+    call = kind >= config.motion
+    exponent = dice.uniform(*config.exponent)
+    light = sharp**exponent
+    clipped = ((sharp - 0.96) / 0.04).clamp(0, 1)  # 0.96: only what the camera may have clipped
+    light = light * (1 + clipped * dice.uniform(*config.highlight))
+    if call and dice.chance(config.lens_chance):
+        light = lens_blur(light, dice.uniform(*config.lens_radius), gaussian=dice.chance(0.5))
+    if dice.chance(config.call_motion_chance if call else 1.0):
+        light = move(light, dice, config.call_length if call else config.length, config)
+    image = light.clamp(0, 1) ** (1 / exponent)
+    deviation = dice.uniform(*(config.noise if call else config.faint_noise))
+    if deviation and dice.chance(config.noise_chance if call else 1.0):
+        shot = dice.uniform()
+        image = image + dice.noise_like(image) * deviation * (1 - shot + shot * image).sqrt()
+    return transmit(image.clamp(0, 1), dice, config) if call else image
+
+
+@torch.no_grad()
+def degrade(
+    sharp: Tensor, generators: Sequence[torch.Generator], config: DegradationConfig
+) -> Tensor:
+    """Blurred version of `sharp` (B, 3, H, W), float32 in [0, 1], rounded to 8-bit levels.
+
+    Image i depends on sharp[i], generators[i] and config alone, so a batch may be split over
+    processes at will. The frames of one exposure are rendered together on the device of `sharp`;
+    parameters are drawn on the CPU, and only JPEG waits for the device.
+    """
+    if len(generators) != len(sharp):
+        raise ValueError(f"{len(sharp)} images need as many generators, got {len(generators)}")
+    images = [
+        degrade_image(image, Dice(generator), config)
+        for image, generator in zip(sharp, generators, strict=True)
+    ]
+    return to_levels(torch.stack(images)) / 255
+
+
+# --------------------------------------------------------------------------------------------------
+# Student: SE-U-Net
+# --------------------------------------------------------------------------------------------------
+
+
+def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
+    """(B, C, H, W) -> (B, C, H', W'), grown at the bottom and right by reflection; what reflection cannot reach repeats
+    the far edge.  Index arithmetic instead of F.pad: no branch on the size, so one exported graph serves every size."""
+    for dim in (2, 3):
+        size = image.shape[dim]
+        i = torch.arange((size + multiple - 1) // multiple * multiple, device=image.device)
+        image = image.index_select(dim, torch.where(i < size, i, (2 * (size - 1) - i).clamp(min=0)))
+    return image
+
+
+def window_mean(x: Tensor, window: int) -> Tensor:
+    """(B, C, H, W) -> the same, each pixel the mean over `window` x `window` around it, shifted inward at the borders
+    (TLC, arXiv 2112.04491).  Cumulative sums, so the cost does not depend on the window."""
+    for dim in (2, 3):
+        size = x.shape[dim]
+        start = torch.arange(size, device=x.device) - window // 2
+        start = torch.minimum(start, torch.full_like(start, size - window)).clamp(min=0)
+        end = (start + window).clamp(max=size)
+        sums = F.pad(x.float().cumsum(dim), (0, 0, 1, 0) if dim == 2 else (1, 0))
+        count = (end - start).view((-1, 1) if dim == 2 else (1, -1))
+        x = (sums.index_select(dim, end) - sums.index_select(dim, start)) / count
+    return x
+
+
+class SqueezeExcite(nn.Module):
+    """Channel weights from the mean over the image (arXiv 1709.01507), or over a window around each pixel at inference."""
+
+    def __init__(self, channels: int, window: int | None):
+        super().__init__()
+        self.window = window
+        self.squeeze = nn.Conv2d(channels, max(8, channels // 4), 1)
+        self.excite = nn.Conv2d(max(8, channels // 4), channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.window is None or self.training:
+            mean = x.mean((2, 3), keepdim=True)
+        else:
+            mean = window_mean(x, self.window).to(x.dtype)
+        return x * self.excite(F.relu(self.squeeze(mean))).sigmoid()
+
+
+class ResidualBlock(nn.Module):
+    """x + SE(conv(relu(conv(x)))).  The branch starts at a tenth of its usual size: deep stacks train without a norm."""
+
+    def __init__(self, channels: int, window: int | None):
+        super().__init__()
+        self.widen = nn.Conv2d(channels, channels, 3, padding=1)
+        self.merge = nn.Conv2d(channels, channels, 3, padding=1)
+        self.weigh = SqueezeExcite(channels, window)
+        nn.init.kaiming_normal_(self.merge.weight, a=10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.weigh(self.merge(F.relu(self.widen(x))))
+
+
+class SEUNet(nn.Module):
+    """Encoder-decoder with skips and squeeze-and-excitation, residual to its input, no normalisation.
+
+    forward: blurry (B, 3, H, W) in [0, 1], any H, W >= 1 -> restored (B, 3, H, W), not clamped; with `return_taps` also
+    {"half", "quarter", "eighth"}: decoder features at 1/2, 1/4 and 1/8 of the padded image, `tap_channels` wide.
+    """
+
+    def __init__(self, config: StudentConfig = StudentConfig()):
+        super().__init__()
+        self.config = config
+        widths, pixels = config.widths, 3 * config.stem**2
+
+        def stage(level: int, blocks: int) -> nn.Sequential:
+            window = config.pool_window and max(1, config.pool_window // (config.stem * 2**level))
+            return nn.Sequential(*[ResidualBlock(widths[level], window) for _ in range(blocks)])
+
+        self.first = nn.Conv2d(pixels, widths[0], 3, padding=1)
+        self.encoder = nn.ModuleList(stage(i, n) for i, n in enumerate(config.encoder))
+        self.down = nn.ModuleList(
+            nn.Conv2d(a, b, 2, stride=2) for a, b in itertools.pairwise(widths)
+        )
+        self.middle = stage(len(config.encoder), config.middle)
+        self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in itertools.pairwise(widths))
+        self.decoder = nn.ModuleList(stage(i, n) for i, n in enumerate(config.decoder))
+        self.last = nn.Conv2d(widths[0], pixels, 3, padding=1)
+        nn.init.normal_(self.last.weight, std=1e-3)
+        nn.init.zeros_(self.last.bias)
+
+    @property
+    def tap_channels(self) -> dict[str, int]:
+        """Channels of each tap, for the projections of feature distillation."""
+        at = {self.config.stem * 2**i: c for i, c in enumerate(self.config.widths)}
+        half = at.get(
+            2, at.get(4, 0) // 4
+        )  # a stem of 4 has no level at 1/2: its 1/4 features, shuffled
+        return {"half": half, "quarter": at[4], "eighth": at[8]}
+
+    def forward(self, blurry: Tensor, return_taps: bool = False):
+        H, W = blurry.shape[2:]
+        stem = self.config.stem
+        x = self.first(F.pixel_unshuffle(pad_to_multiple(blurry, self.config.multiple), stem))
+        skips = []
+        for stage, down in zip(self.encoder, self.down, strict=True):
+            skips.append(stage(x))
+            x = down(skips[-1])  # (B, 2C, H/2, W/2)
+        x = self.middle(x)
+        features = {self.config.multiple: x}
+        for i in reversed(range(len(skips))):
+            x = self.decoder[i](F.pixel_shuffle(self.up[i](x), 2) + skips[i])  # (B, C/2, 2H, 2W)
+            features[stem * 2**i] = x
+        restored = blurry + F.pixel_shuffle(self.last(x), stem)[:, :, :H, :W]
+        if not return_taps:
+            return restored
+        half = features[2] if 2 in features else F.pixel_shuffle(features[4], 2)
+        return restored, {"half": half, "quarter": features[4], "eighth": features[8]}
+
+
+# --------------------------------------------------------------------------------------------------
+# Teacher: Restormer (arXiv 2111.09881), frozen, under the parameter names of the released weights
+# --------------------------------------------------------------------------------------------------
+
+
+class PixelNorm(nn.Module):
+    """Layer normalisation of every pixel over its channels; without bias it scales uncentred."""
+
+    def __init__(self, dim: int, with_bias: bool):
+        super().__init__()
+        self.body = nn.Module()  # only a name: the released weights are called norm1.body.weight
+        self.body.weight = nn.Parameter(torch.ones(dim))
+        self.body.bias = nn.Parameter(torch.zeros(dim)) if with_bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.permute(0, 2, 3, 1)  # (B, H, W, C), no copy: activations are channels-last
+        if self.body.bias is not None:
+            x = F.layer_norm(x, x.shape[-1:], self.body.weight, self.body.bias)
+        else:
+            variance = x.float().var(-1, correction=0, keepdim=True)
+            x = x * torch.rsqrt(variance + 1e-5).to(x.dtype) * self.body.weight
+        return x.permute(0, 3, 1, 2)
+
+
+class ChannelAttention(nn.Module):
+    """Transposed attention: channels attend to channels, at a cost linear in the pixels."""
+
+    def __init__(self, dim: int, heads: int, bias: bool):
+        super().__init__()
+        self.heads = heads
+        self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
+        self.qkv = nn.Conv2d(dim, 3 * dim, 1, bias=bias)
+        self.qkv_dwconv = nn.Conv2d(3 * dim, 3 * dim, 3, padding=1, groups=3 * dim, bias=bias)
+        self.project_out = nn.Conv2d(dim, dim, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, C, H, W = x.shape
+        qkv = self.qkv_dwconv(self.qkv(x)).permute(0, 2, 3, 1).reshape(B, H * W, 3 * C)
+        q, k, v = qkv.chunk(3, dim=-1)  # (B, HW, C)
+        scale = qkv[..., : 2 * C].float().square().sum(1).clamp(min=1e-24).rsqrt()  # (B, 2C)
+        q_scale, k_scale = scale.view(B, 2, self.heads, -1).unbind(1)  # (B, heads, C/heads)
+        q, k = (t.unflatten(2, (self.heads, -1)).permute(0, 2, 3, 1) for t in (q, k))
+        cosine = (q @ k.transpose(2, 3)).float() * q_scale[..., None] * k_scale[:, :, None]
+        attention = (cosine * self.temperature).softmax(-1)  # (B, heads, C/heads, C/heads)
+        # The output projection, folded into the small attention matrix: one product with v.
+        weight = self.project_out.weight.view(C, self.heads, -1)
+        mixing = torch.einsum("ohc,bhcd->bhdo", weight, attention).reshape(B, C, C)
+        out = v @ mixing.to(v.dtype)
+        if self.project_out.bias is not None:
+            out = out + self.project_out.bias
+        return out.view(B, H, W, C).permute(0, 3, 1, 2)
+
+
+class GatedFeedForward(nn.Module):
+    """One half of the hidden channels, through GELU, gates the other half."""
+
+    def __init__(self, dim: int, expansion: float, bias: bool):
+        super().__init__()
+        hidden = int(dim * expansion)
+        self.project_in = nn.Conv2d(dim, 2 * hidden, 1, bias=bias)
+        self.dwconv = nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, bias=bias)
+        self.project_out = nn.Conv2d(hidden, dim, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.dwconv(self.project_in(x)).chunk(2, dim=1)
+        gate = gate.contiguous(memory_format=torch.channels_last)  # GELU is 1.6 times as fast so
+        return self.project_out(F.gelu(gate) * value)
+
+
+class TransformerBlock(nn.Module):
+    """Channel attention, then the gated feed-forward, each normalised and residual."""
+
+    def __init__(self, dim: int, heads: int, expansion: float, bias: bool, norm_bias: bool):
+        super().__init__()
+        self.norm1 = PixelNorm(dim, norm_bias)
+        self.attn = ChannelAttention(dim, heads, bias)
+        self.norm2 = PixelNorm(dim, norm_bias)
+        self.ffn = GatedFeedForward(dim, expansion, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))
+        return x + self.ffn(self.norm2(x))
+
+
+class Restormer(nn.Module):
+    """Restormer (Zamir et al., arXiv 2111.09881) under the parameter names of its released weights.
+
+    forward: blurry (B, 3, H, W) in [0, 1], any H, W >= 1 -> taught (B, 3, H, W), not clamped; with
+    `return_taps` also {"encoder_level2", "encoder_level3", "latent"}: features at 1/2, 1/4, 1/8 of
+    the image padded to a multiple of 8, `tap_channels` wide. Trainable as it is; as a teacher it
+    comes frozen from `restormer_from_weights`.
+    """
+
+    def __init__(
+        self,
+        dim: int = 48,
+        blocks: Sequence[int] = (4, 6, 6, 8),
+        refinement_blocks: int = 4,
+        heads: Sequence[int] = (1, 2, 4, 8),
+        expansion: float = 2.66,
+        bias: bool = False,
+        norm_bias: bool = True,
+    ):
+        super().__init__()
+        widths = [dim * 2**level for level in range(4)]
+
+        def stage(count: int, width: int, heads: int) -> nn.Sequential:
+            sizes = (width, heads, expansion, bias, norm_bias)
+            return nn.Sequential(*(TransformerBlock(*sizes) for _ in range(count)))
+
+        def resample(width: int, factor: float, shuffle: nn.Module) -> nn.Module:
+            holder = nn.Module()  # only a name: down1_2.body.0.weight
+            conv = nn.Conv2d(width, int(width * factor), 3, padding=1, bias=False)
+            holder.body = nn.Sequential(conv, shuffle)
+            return holder
+
+        self.patch_embed = nn.Module()  # only a name: patch_embed.proj.weight
+        self.patch_embed.proj = nn.Conv2d(3, dim, 3, padding=1, bias=False)
+        for level in (1, 2, 3):
+            width = widths[level - 1]
+            stage_in = stage(blocks[level - 1], width, heads[level - 1])
+            self.add_module(f"encoder_level{level}", stage_in)
+            down, up = f"down{level}_{level + 1}", f"up{level + 1}_{level}"
+            self.add_module(down, resample(width, 0.5, nn.PixelUnshuffle(2)))
+            self.add_module(up, resample(2 * width, 2, nn.PixelShuffle(2)))
+            out = width if level > 1 else 2 * width  # level 1 keeps the skip's channels beside its
+            self.add_module(
+                f"decoder_level{level}", stage(blocks[level - 1], out, heads[level - 1])
+            )
+            if level > 1:
+                reduce = nn.Conv2d(2 * width, width, 1, bias=bias)
+                self.add_module(f"reduce_chan_level{level}", reduce)
+        self.latent = stage(blocks[3], widths[3], heads[3])
+        self.refinement = stage(refinement_blocks, 2 * dim, heads[0])
+        self.output = nn.Conv2d(2 * dim, 3, 3, padding=1, bias=bias)
+        self.tap_channels = {
+            "encoder_level2": widths[1],
+            "encoder_level3": widths[2],
+            "latent": widths[3],
+        }
+
+    def forward(self, blurry: Tensor, return_taps: bool = False):
+        H, W = blurry.shape[2:]
+        x = pad_to_multiple(blurry, 8).contiguous(memory_format=torch.channels_last)
+        level1 = self.encoder_level1(self.patch_embed.proj(x))  # (B, C, H, W)
+        level2 = self.encoder_level2(self.down1_2.body(level1))  # (B, 2C, H/2, W/2)
+        level3 = self.encoder_level3(self.down2_3.body(level2))  # (B, 4C, H/4, W/4)
+        latent = self.latent(self.down3_4.body(level3))  # (B, 8C, H/8, W/8)
+        x = torch.cat([self.up4_3.body(latent), level3], 1)
+        x = self.decoder_level3(self.reduce_chan_level3(x))
+        x = torch.cat([self.up3_2.body(x), level2], 1)
+        x = self.decoder_level2(self.reduce_chan_level2(x))
+        x = self.decoder_level1(torch.cat([self.up2_1.body(x), level1], 1))  # (B, 2C, H, W)
+        taught = self.output(self.refinement(x))[:, :, :H, :W] + blurry
+        if not return_taps:
+            return taught
+        return taught, {"encoder_level2": level2, "encoder_level3": level3, "latent": latent}
+
+
+def restormer_sizes(weights: dict[str, Tensor]) -> dict[str, Any]:
+    """Arguments of `Restormer` that fit a state dict; raises KeyError where it is none."""
+    stages = [f"encoder_level{level}" for level in (1, 2, 3)] + ["latent"]
+
+    def count(stage: str) -> int:
+        return len({name.split(".")[1] for name in weights if name.startswith(f"{stage}.")})
+
+    dim = weights["patch_embed.proj.weight"].shape[0]
+    hidden = [weights[f"{stage}.0.ffn.project_out.weight"].shape[1] for stage in stages]
+    # int(width * expansion) is known at every level; the deepest pins the expansion down best.
+    candidates = (round(hidden[3] / (8 * dim), digits) for digits in range(1, 9))
+    fits = (e for e in candidates if [int(dim * 2**i * e) for i in range(4)] == hidden)
+    return {
+        "dim": dim,
+        "blocks": [count(stage) for stage in stages],
+        "refinement_blocks": count("refinement"),
+        "heads": [weights[f"{stage}.0.attn.temperature"].shape[0] for stage in stages],
+        "expansion": next(fits, (hidden[3] + 0.5) / (8 * dim)),
+        "bias": "latent.0.attn.qkv.bias" in weights,
+        "norm_bias": "latent.0.norm1.body.bias" in weights,
+    }
+
+
+def restormer_from_weights(path: Path) -> Restormer:
+    """The frozen teacher of a weights file, its sizes inferred from them.
+
+    Reads a state dict, plain or under params, params_ema or state_dict, in the released names.
+    Raises SharpeningError if the file is missing, unreadable or of another architecture.
+    """
+    if not path.is_file():
+        raise SharpeningError(
+            f"there are no teacher weights {path}: download motion_deblurring.pth from "
+            "https://github.com/swz30/Restormer/releases and put it there, or give others with "
+            "--teacher.weights; --demo runs with a small teacher that ships"
+        )
+    weights = load_checkpoint(path)
+    for key in ("params", "params_ema", "state_dict"):
+        weights = weights.get(key, weights)
+    weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    try:
+        teacher = Restormer(**restormer_sizes(weights))
+    except (KeyError, AttributeError, IndexError) as error:
+        raise SharpeningError(
+            f"{path} is no Restormer (it has no {error}; it holds: {', '.join(list(weights)[:4])}):"
+            " give the released motion_deblurring.pth or one trained by --train.network restormer"
+        ) from error
+    load_strictly(teacher, weights, path)
+    teacher = teacher.to(memory_format=torch.channels_last)  # 1x1 convolutions 1.7 times as fast
+    return teacher.eval().requires_grad_(False)
+
+
+# --------------------------------------------------------------------------------------------------
+# Losses
+# --------------------------------------------------------------------------------------------------
+
+# Student tap -> the teacher tap of the same resolution that it imitates.
+TAPS = {"half": "encoder_level2", "quarter": "encoder_level3", "eighth": "latent"}
+
+
+class VggFeatures(nn.Module):
+    """Frozen VGG-19 (arXiv 1409.1556) on images in [0, 1], as a list of named activations."""
+
+    def __init__(self, config: LossConfig):
+        super().__init__()
+        self.net = load_vgg(config.vgg_weights)
+        self.names = {}
+        block, conv = 1, 0
+        for index, layer in enumerate(self.net):
+            if isinstance(layer, nn.Conv2d):
+                conv += 1
+            elif isinstance(layer, nn.ReLU):
+                layer.inplace = False  # keeps the activations that are returned
+                self.names[index] = f"relu{block}_{conv}"
+            else:
+                block, conv = block + 1, 0
+        if unknown := set(config.vgg_layers) - set(self.names.values()):
+            raise SharpeningError(f"VGG-19 has no layer {', '.join(sorted(unknown))}")
+        last = max(i for i, name in self.names.items() if name in config.vgg_layers)
+        self.net, self.wanted = self.net[: last + 1], set(config.vgg_layers)
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1))
+        self.eval().requires_grad_(False)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        x, found = (image - self.mean) / self.std, []
+        for index, layer in enumerate(self.net):
+            x = layer(x)
+            if self.names.get(index) in self.wanted:
+                found.append(x)
+        return found
+
+
+def load_vgg(path: Path | None) -> nn.Sequential:
+    """Convolutional part of torchvision's VGG-19 with ImageNet weights from `path` or the web."""
+    advice = (
+        "download https://download.pytorch.org/models/vgg19-dcbb9e9d.pth and give its path as "
+        "--loss.vgg-weights, or switch the term off with --loss.perceptual 0"
+    )
+    try:
+        if path is None:
+            weights = torchvision.models.VGG19_Weights.IMAGENET1K_V1
+            return torchvision.models.vgg19(weights=weights).features
+        net = torchvision.models.vgg19(weights=None)
+        net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        what = f"the VGG-19 weights {path or 'of torchvision'} cannot be had"
+        raise SharpeningError(f"{what} ({str(error).splitlines()[0]}): {advice}") from error
+    return net.features
+
+
+def perceptual_loss(vgg: nn.Module, restored: Tensor, taught: Tensor) -> Tensor:
+    """L1 between VGG features, mean over layers (arXiv 1603.08155)."""
+    with torch.no_grad():
+        aims = vgg(taught)
+    return torch.stack([F.l1_loss(a, b) for a, b in zip(vgg(restored), aims, strict=True)]).mean()
+
+
+def feature_loss(projected: dict[str, Tensor], taught_taps: dict[str, Tensor]) -> Tensor:
+    """L1 between projected student taps and teacher taps, mean over the taps.
+
+    Student and teacher may pad to different multiples: what both have is compared.
+    """
+    losses = []
+    for name, tap in projected.items():
+        aim = taught_taps[TAPS[name]]
+        H, W = min(tap.shape[2], aim.shape[2]), min(tap.shape[3], aim.shape[3])
+        losses.append(F.l1_loss(tap[..., :H, :W].float(), aim[..., :H, :W].float()))
+    return torch.stack(losses).mean()
+
+
+def kl_loss(restored: Tensor, taught: Tensor, temperature: float) -> Tensor:
+    """KL(taught || restored) of the softmax over channels, mean over pixels, times T^2
+    (arXiv 1503.02531)."""
+    student = F.log_softmax(restored / temperature, dim=1)
+    teacher = F.log_softmax(taught / temperature, dim=1)
+    divergence = F.kl_div(student, teacher, reduction="none", log_target=True).sum(1)
+    return divergence.mean() * temperature**2
+
+
+def ssim_loss(restored: Tensor, sharp: Tensor) -> Tensor:
+    """1 - SSIM of two (B, 3, H, W) batches in [0, 1], by the convention of `mean_ssim`."""
+    return 1 - mean_ssim(restored, sharp, 1.0)
+
+
+def mean_ssim(a: Tensor, b: Tensor, peak: float) -> Tensor:
+    """SSIM (Wang et al. 2004) of two (B, 3, H, W) batches, H, W >= 11: Gaussian window of 11, sigma
+    1.5, population covariance, mean over the channels and all windows inside the image."""
+    _, full = structural_similarity_index_measure(a, b, data_range=peak, return_full_image=True)
+    return full[..., 5:-5, 5:-5].mean()  # torchmetrics adds windows over a mirrored border
+
+
+def frequency_loss(restored: Tensor, sharp: Tensor) -> Tensor:
+    """L1 between the orthonormal 2-D Fourier transforms, real and imaginary (arXiv 2108.05054)."""
+    spectrum = torch.fft.rfft2(restored - sharp, norm="ortho")
+    return torch.view_as_real(spectrum).abs().mean()
+
+
+def distillation_loss(
+    restored: Tensor,
+    sharp: Tensor,
+    config: LossConfig,
+    taught: Tensor | None = None,
+    projected: dict[str, Tensor] | None = None,
+    taught_taps: dict[str, Tensor] | None = None,
+    vgg: nn.Module | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Weighted sum of the active terms, and each term alone, unweighted and detached.
+
+    Images are (B, 3, H, W) around [0, 1]; `taught`, the taps and `vgg` are needed only by terms
+    whose weight is not 0.
+    """
+    restored = restored.float()
+    work = {
+        "recon": lambda: F.l1_loss(restored, sharp),
+        "perceptual": lambda: perceptual_loss(vgg, restored, taught),
+        "feature": lambda: feature_loss(projected, taught_taps),
+        "kl": lambda: kl_loss(restored, taught, config.temperature),
+        "ssim": lambda: ssim_loss(restored, sharp),
+        "frequency": lambda: frequency_loss(restored, sharp),
+    }
+    terms = {name: compute() for name, compute in work.items() if getattr(config, name)}
+    total = sum(getattr(config, name) * term for name, term in terms.items())
+    return total, {name: term.detach() for name, term in terms.items()}
+
+
+# --------------------------------------------------------------------------------------------------
+# Metrics
+# --------------------------------------------------------------------------------------------------
+
+
+def psnr(image: np.ndarray, sharp: np.ndarray) -> float:
+    """PSNR in dB of two (H, W, 3) uint8 images over all RGB values, peak 255; 100 if equal."""
+    error = np.mean((image.astype(np.float32) - sharp.astype(np.float32)) ** 2, dtype=np.float64)
+    return min(100.0, 10 * math.log10(255**2 / error)) if error else 100.0
+
+
+def ssim(image: np.ndarray, sharp: np.ndarray, device: torch.device | str = "cpu") -> float:
+    """SSIM of two (H, W, 3) uint8 images over RGB, by the convention of `mean_ssim`."""
+    pair = [torch.from_numpy(a).to(device).permute(2, 0, 1)[None].double() for a in (image, sharp)]
+    return mean_ssim(*pair, 255.0).item()
+
+
+def gmacs(net: nn.Module, side: int = 256) -> float:
+    """Billions of multiply-adds of one forward pass on a side x side image."""
+    device = next(net.parameters()).device
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(torch.zeros(1, 3, side, side, device=device))
+    return counter.get_total_flops() / 2e9
+
+
+def parameters(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+# --------------------------------------------------------------------------------------------------
+# EMA and schedule
+# --------------------------------------------------------------------------------------------------
+
+
+def ema_decay(step: int, decay: float) -> float:
+    """Decay after optimizer step `step` (from 1): small at first, so that the start is forgotten."""
+    return min(decay, (1 + step) / (10 + step))
+
+
+@torch.no_grad()
+def update_ema(ema: nn.Module, net: nn.Module, decay: float) -> None:
+    """ema <- decay * ema + (1 - decay) * net for floats; integers are copied."""
+    averages, values = ema.state_dict(), net.state_dict()
+    floats = [name for name, value in values.items() if value.is_floating_point()]
+    torch._foreach_lerp_([averages[n] for n in floats], [values[n] for n in floats], 1 - decay)
+    for name in values.keys() - set(floats):
+        averages[name].copy_(values[name])
+
+
+def cycle_ends(steps: int, cycles: int, growth: float) -> list[int]:
+    """Step at which each cosine cycle ends; each is `growth` times as long as the one before."""
+    lengths = [growth**k for k in range(cycles)]
+    return [round(steps * sum(lengths[: k + 1]) / sum(lengths)) for k in range(cycles)]
+
+
+def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
+    """Rate of optimizer step `step` (from 0) of `steps`: linear warm-up, then cosine annealing with
+    warm restarts (arXiv 1608.03983) whose last cycle ends with the last step."""
+    ends = cycle_ends(steps, config.restart_cycles, config.cycle_growth)
+    cycle = next((k for k, end in enumerate(ends) if step < end), len(ends) - 1)
+    start = ends[cycle - 1] if cycle else 0
+    progress = (step - start) / max(1, ends[cycle] - start)
+    span = config.learning_rate - config.lowest_rate
+    rate = config.lowest_rate + span * (1 + math.cos(math.pi * min(progress, 1))) / 2
+    return rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
+
+
+# --------------------------------------------------------------------------------------------------
+# Checkpoints
+# --------------------------------------------------------------------------------------------------
+
+
+def save_checkpoint(path: Path, payload: dict[str, Any]) -> None:
+    """`torch.save` under a temporary name, then a rename: an interruption leaves the old file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(payload, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise SharpeningError(f"{path} cannot be written ({error}): free some space") from error
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint, on the CPU, without running code that it may hold."""
+    if not path.is_file():
+        raise SharpeningError(f"there is no checkpoint {path}")
+    try:
+        payload = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        LookupError,
+    ) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SharpeningError(
+            f"{path} is no readable checkpoint ({reason}): it may be cut short; download or "
+            "copy it again, or give another with --checkpoint"
+        ) from error
+    if not isinstance(payload, dict):
+        raise SharpeningError(f"{path} holds a {type(payload).__name__}, not a checkpoint")
+    return payload
+
+
+def network_payload(net: nn.Module, config: Config, **more: Any) -> dict[str, Any]:
+    """What a shipped network holds: its weights, and a student's settings, which rebuild it."""
+    settings = {"student": config_to_dict(config.student)} if isinstance(net, SEUNet) else {}
+    return {**settings, "params": net.state_dict(), **more}
+
+
+def load_student(path: Path) -> "SEUNet":
+    """The student of a checkpoint of this script, in eval mode; of last.pth the averaged one."""
+    payload = load_checkpoint(path)
+    if "student" not in payload or "params" not in payload:
+        raise SharpeningError(
+            f"{path} is not a student of this script (it holds: {', '.join(list(payload)[:5])}); "
+            "train one, or give another with --checkpoint"
+        )
+    student = SEUNet(config_from_dict(StudentConfig, payload["student"]))
+    weights = payload.get("ema", payload["params"])
+    load_strictly(student, {k: v.float() for k, v in weights.items()}, path)
+    return student.eval().requires_grad_(False)
+
+
+def load_strictly(net: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    """`load_state_dict`, whose failure names the file and the first differing keys."""
+    own = {name: value.shape for name, value in net.state_dict().items()}
+    theirs = {name: value.shape for name, value in weights.items()}
+    if differing := [n for n in own.keys() | theirs.keys() if own.get(n) != theirs.get(n)]:
+        shown = ", ".join(sorted(differing)[:4])
+        raise SharpeningError(
+            f"{path} does not fit {type(net).__name__}: {len(differing)} entries differ, such as "
+            f"{shown}; it belongs to another architecture or other sizes"
+        )
+    net.load_state_dict(weights)
+
+
+def default_checkpoint(config: Config) -> Path:
+    """`--checkpoint`, else the user's newest final student, else the one that ships."""
+    if config.checkpoint is not None:
+        return config.checkpoint
+    finals = config.train.folder.glob("student_model_ema_final_epoch_*.pth")
+    shipped = HERE / "model_checkpoints" / "student_pretrained.pth"
+    newest = max(finals, key=lambda path: path.stat().st_mtime, default=shipped)
+    if not newest.is_file():
+        raise SharpeningError("there is no student yet: train one, or give one with --checkpoint")
+    return newest
+
+
+# --------------------------------------------------------------------------------------------------
+# Tiled inference
+# --------------------------------------------------------------------------------------------------
+
+
+def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
+    """First pixel of each tile along one axis; neighbours share at least `overlap` pixels and the
+    last tile is flush with the edge."""
+    if length <= tile:
+        return [0]
+    return [*range(0, length - tile, tile - overlap), length - tile]
+
+
+def blend_weights(length: int, tile: int, overlap: int) -> Tensor:
+    """Weights (tiles, min(tile, length)) along one axis that sum to 1 at every pixel.
+
+    A raised cosine over the overlap, flat elsewhere; full weight up to the image's own edge.
+    """
+    starts, tile = tile_starts(length, tile, overlap), min(tile, length)
+    if len(starts) == 1:
+        return torch.ones(1, tile)
+    ramp = torch.sin(math.pi / 2 * (torch.arange(overlap) + 0.5) / max(1, overlap)) ** 2
+    weights = torch.ones(len(starts), tile, dtype=torch.float64)
+    weights[1:, :overlap] = ramp.double()
+    weights[:-1, tile - overlap :] *= ramp.double().flip(0)
+    total = torch.zeros(length, dtype=torch.float64)
+    for start, weight in zip(starts, weights, strict=True):
+        total[start : start + tile] += weight
+    rows = [w / total[s : s + tile] for s, w in zip(starts, weights, strict=True)]
+    return torch.stack(rows).float()
+
+
+def to_tensor(image: np.ndarray, device: torch.device) -> Tensor:
+    """(H, W, 3) uint8 or uint16 -> (1, 3, H, W) float32 in [0, 1], channels-last."""
+    peak = np.iinfo(image.dtype).max
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)[None]
+    return pixels.float().div_(peak)
+
+
+def to_image(tensor: Tensor, dtype: np.dtype) -> np.ndarray:
+    """(3, H, W) around [0, 1] -> (H, W, 3) of an integer dtype, clipped and rounded."""
+    peak = np.iinfo(dtype).max
+    levels = tensor.float().clamp(0, 1).mul(peak).round().permute(1, 2, 0)
+    return levels.cpu().numpy().astype(dtype)
+
+
+@torch.inference_mode()
+def sharpen_whole(net: nn.Module, image: np.ndarray, runtime: Runtime) -> np.ndarray:
+    """`net` applied to a whole image (H, W, 3) uint8 or uint16 -> the same shape and dtype."""
+    with runtime.autocast():
+        restored = net(to_tensor(image, runtime.device))
+    return to_image(restored[0], image.dtype)
+
+
+@torch.inference_mode()
+def sharpen_tiled(
+    net: nn.Module, image: np.ndarray, runtime: Runtime, tile: int, overlap: int, batch: int = 1
+) -> np.ndarray:
+    """As `sharpen_whole`, in overlapping tiles; neither the image nor its float copy lives on the
+    device: a band of tiles is blended at a time and rounded as soon as it is complete."""
+    H, W, _ = image.shape
+    rows, columns = tile_starts(H, tile, overlap), tile_starts(W, tile, overlap)
+    row_weights, column_weights = blend_weights(H, tile, overlap), blend_weights(W, tile, overlap)
+    height, width = row_weights.shape[1], column_weights.shape[1]
+    result, band = np.empty_like(image), torch.zeros(3, height, W)
+    for i, top in enumerate(rows):
+        for first in range(0, len(columns), batch):
+            lefts = columns[first : first + batch]
+            parts = [image[top : top + height, left : left + width] for left in lefts]
+            tiles = torch.cat([to_tensor(part, runtime.device) for part in parts])
+            with runtime.autocast():
+                restored = net(tiles).float().cpu()
+            for j, left in enumerate(lefts):
+                weight = row_weights[i][:, None] * column_weights[first + j]
+                band[..., left : left + width] += restored[j] * weight
+        done = (rows[i + 1] if i + 1 < len(rows) else H) - top  # rows no later tile touches
+        result[top : top + done] = to_image(band[:, :done], image.dtype)
+        band = torch.cat([band[:, done:], torch.zeros(3, done, W)], dim=1)
+    return result
+
+
+def pick_tile(shape: tuple[int, ...], config: InferConfig, runtime: Runtime) -> int | None:
+    """Tile side for an image (H, W, ...), None for whole: as `config` says, else by memory."""
+    H, W = shape[:2]
+    if config.tile is not None:
+        return config.tile if max(H, W) > config.tile else None
+    whole = 4e6  # pixels; on a CPU about 2 GB of activations, and beyond that not faster either
+    if runtime.device.type == "cuda":
+        whole = torch.cuda.mem_get_info(runtime.device)[0] / 1000  # bytes of activations per pixel
+    return None if whole >= H * W else 1024
+
+
+def sharpen_image(
+    net: nn.Module, image: np.ndarray, runtime: Runtime, config: InferConfig
+) -> np.ndarray:
+    """An image (H, W, 3) uint8 or uint16 through `net`, whole or tiled, to the same shape and
+    dtype. When memory runs out the tile is halved and the work repeated."""
+    tile = pick_tile(image.shape, config, runtime)
+    while True:
+        try:
+            if tile is None:
+                return sharpen_whole(net, image, runtime)
+            return sharpen_tiled(net, image, runtime, tile, config.overlap, config.tile_batch)
+        except torch.OutOfMemoryError as error:
+            smaller = (tile or max(image.shape)) // 2
+            if smaller <= 2 * config.overlap:
+                raise SharpeningError(
+                    "memory runs out even with small tiles: close other programs or use "
+                    "--device cpu"
+                ) from error
+            tile = smaller
+            torch.cuda.empty_cache()
+            runtime.say(f"out of memory: going on in tiles of {tile} pixels")
+
+
+# --------------------------------------------------------------------------------------------------
+# Evaluation: PSNR, SSIM, FPS
+# --------------------------------------------------------------------------------------------------
+
+
+def evaluate_quality(
+    nets: dict[str, nn.Module],
+    config: Config,
+    runtime: Runtime,
+    folder: Path | None = None,
+) -> dict[str, float]:
+    """Mean PSNR and SSIM over the test images, of the blurred input and of each net's result.
+
+    RGB, rounded to uint8, whole images at native size, mean over images. The images are shared out
+    over the processes; sums and counts are added up. The first net's results and a strip
+    `blurry | results | sharp` go to `folder`.
+    """
+    images = TestImages(split_pairs(config, "test"), config)
+    share = range(runtime.rank, len(images), runtime.world)
+    loader = DataLoader(images, None, sampler=share, num_workers=min(2, config.data.workers))
+    sums = dict.fromkeys((f"{m}_{n}" for n in ("blurry", *nets) for m in ("psnr", "ssim")), 0.0)
+    for index, blurry, sharp in tqdm(loader, "evaluate", disable=not runtime.is_main, leave=False):
+        shown = {"blurry": blurry}
+        for name, net in nets.items():
+            shown[name] = sharpen_image(net, blurry, runtime, config.infer_config)
+        for name, image in shown.items():
+            sums[f"psnr_{name}"] += psnr(image, sharp)
+            sums[f"ssim_{name}"] += ssim(image, sharp, runtime.device)
+        if folder is not None:
+            save_strip(folder / images.pairs[index].name, [*shown.values(), sharp])
+    count, *totals = runtime.total([len(share), *sums.values()])
+    return {"images": int(count), **{n: t / count for n, t in zip(sums, totals, strict=True)}}
+
+
+def save_strip(stem: Path, images: Sequence[np.ndarray]) -> None:
+    """The second image as `stem`.png, and all of them side by side as `stem`_strip.png."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    for suffix, image in (("", images[1]), ("_strip", np.concatenate(images, axis=1))):
+        Image.fromarray(image).save(f"{stem}{suffix}.png", compress_level=1)
+
+
+def seconds_per_call(
+    work: Callable[[], Any], runtime: Runtime, repeats: int = 9, warm_up: int = 3
+) -> float:
+    """Median wall time of `work`, warmed up and synchronised."""
+    times = []
+    for _ in range(warm_up + repeats):
+        runtime.synchronize()
+        start = time.perf_counter()
+        work()
+        runtime.synchronize()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[warm_up:])
+
+
+def evaluate_speed(net: nn.Module, config: Config, runtime: Runtime) -> dict[str, float]:
+    """Frames per second at 512 x 512 whole and 1920 x 1080 tiled: the net alone, and from PNG file
+    to PNG file."""
+    tiled = dataclasses.replace(config.infer_config, tile=config.infer_config.tile or 960)
+    rates = {}
+    for name, H, W, settings in (
+        ("512x512", 512, 512, dataclasses.replace(tiled, tile=None)),
+        ("1920x1080", 1080, 1920, tiled),
+    ):
+        frame = demo_frame(H, W)
+        x = to_tensor(frame, runtime.device)
+        if settings.tile is None:
+            alone = seconds_per_call(lambda x=x: run_net(net, x, runtime), runtime)
+        else:
+            work = lambda f=frame, s=settings: sharpen_image(net, f, runtime, s)  # noqa: E731
+            alone = seconds_per_call(work, runtime, repeats=5, warm_up=1)
+        rates[f"fps_{name}"] = 1 / alone
+        rates[f"fps_{name}_files"] = file_rate(net, frame, config, settings, runtime)
+    return rates
+
+
+@torch.inference_mode()
+def run_net(net: nn.Module, x: Tensor, runtime: Runtime) -> Tensor:
+    with runtime.autocast():
+        return net(x)
+
+
+def demo_frame(H: int, W: int) -> np.ndarray:
+    """A photograph repeated to (H, W, 3) uint8: real texture, for timing."""
+    photo = read_rgb(demo_pairs("test")[1].sharp)
+    return np.tile(photo, (-(-H // photo.shape[0]), -(-W // photo.shape[1]), 1))[:H, :W].copy()
+
+
+def file_rate(
+    net: nn.Module, frame: np.ndarray, config: Config, settings: InferConfig, runtime: Runtime
+) -> float:
+    """Images per second of `sharpen_files` over a folder of equal PNG files."""
+    count = 8
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "in"
+        folder.mkdir()
+        for index in range(count):
+            Image.fromarray(frame).save(folder / f"{index}.png", compress_level=1)
+        job = dataclasses.replace(
+            config, input=folder, output=Path(name) / "out", infer_config=settings
+        )
+        start = time.perf_counter()
+        if problems := sharpen_files(net, job, runtime, quiet=True):
+            raise SharpeningError(f"timing from file to file failed: {problems[0]}")
+        return count / (time.perf_counter() - start)
+
+
+def evaluate(config: Config, runtime: Runtime) -> dict[str, Any]:
+    """The `--evaluate` mode: quality and speed of a checkpoint, as a table and one JSON line."""
+    path = default_checkpoint(config)
+    student = load_student(path).to(runtime.device)
+    nets: dict[str, nn.Module] = {"student": student}
+    if config.teacher_too or config.demo:
+        nets["teacher"] = restormer_from_weights(config.teacher.weights).to(runtime.device)
+    result: dict[str, Any] = {"checkpoint": str(path)}
+    result |= evaluate_quality(nets, config, runtime, config.train.samples)
+    if runtime.is_main:
+        result |= {"device": device_name(runtime), "dtype": str(runtime.dtype).split(".")[1]}
+        result |= {"parameters": parameters(student), "gmacs_256": gmacs(student)}
+        result |= evaluate_speed(student, config, runtime)
+        print_table(result, ("blurry", *nets))
+        print(json.dumps(result))
+    return result
+
+
+def device_name(runtime: Runtime) -> str:
+    """The GPU's name, or the number of CPU threads in use."""
+    if runtime.device.type == "cuda":
+        return torch.cuda.get_device_name(runtime.device)
+    return f"cpu, {torch.get_num_threads()} threads"
+
+
+def print_table(result: dict[str, Any], names: Sequence[str]) -> None:
+    """The figures of `evaluate` for people."""
+    print(f"\n{result['images']} test images      PSNR dB     SSIM")
+    for name in names:
+        print(f"  {name:<18} {result[f'psnr_{name}']:8.2f} {result[f'ssim_{name}']:8.4f}")
+    if "parameters" in result:
+        print(f"\nstudent: {result['parameters'] / 1e6:.2f} M parameters, ", end="")
+        print(f"{result['gmacs_256']:.2f} GMACs at 256 x 256")
+        print(f"frames per second on {result['device']}, {result['dtype']}:")
+        for size, how in (("512x512", "whole"), ("1920x1080", "tiled")):
+            alone, files = result[f"fps_{size}"], result[f"fps_{size}_files"]
+            print(f"  {size:<10} {how:<6} {alone:8.2f} net alone {files:8.2f} file to file")
+
+
+# --------------------------------------------------------------------------------------------------
+# Inference on files
+# --------------------------------------------------------------------------------------------------
+
+
+def ahead(
+    pool: ThreadPoolExecutor, work: Callable[[Any], Any], items: Iterable[Any], count: int
+) -> Iterator[tuple[Any, Future]]:
+    """Each item with the future of work(item); `count` of them are always under way."""
+    items = iter(items)
+    under_way = deque((i, pool.submit(work, i)) for i in itertools.islice(items, count))
+    while under_way:
+        yield under_way.popleft()
+        under_way.extend((i, pool.submit(work, i)) for i in itertools.islice(items, 1))
+
+
+def sharpen_files(
+    net: nn.Module, config: Config, runtime: Runtime, quiet: bool = False
+) -> list[str]:
+    """Sharpen `config.input`, an image or a folder, into `config.output` -> the failures.
+
+    Reading, computing and writing overlap; a file that fails is reported and the rest goes on.
+    """
+    settings = config.infer_config
+    plan = media_files.plan_jobs(
+        config.input, config.output, format=settings.format, overwrite=config.overwrite
+    )
+    if plan.finished and not quiet:
+        runtime.say(f"{len(plan.finished)} already finished; --overwrite does them again")
+    failures = [str(problem) for problem in plan.problems]
+    bar = tqdm(total=len(plan.jobs), desc="sharpen", unit="image", disable=quiet)
+
+    def read(job: media_files.Job) -> media_files.Picture:
+        return media_files.read_picture(job.source, allow_huge=settings.allow_huge)
+
+    def write(job: media_files.Job, picture: media_files.Picture, rgb: np.ndarray) -> None:
+        media_files.write_picture(
+            picture, rgb, job.target, format=settings.format, quality=settings.quality
+        )
+
+    def settle(future: Future) -> None:
+        try:
+            future.result()
+        except MediaError as error:
+            failures.append(str(error))
+        bar.update()
+
+    with ThreadPoolExecutor(2) as readers, ThreadPoolExecutor(2) as writers, bar:
+        writing: deque[Future] = deque()
+        for job, reading in ahead(readers, read, plan.jobs, 2):
+            if reading.exception() is not None:
+                settle(reading)
+                continue
+            picture = reading.result()
+            for note in picture.warnings:
+                runtime.say(f"{job.source}: {note}")
+            rgb = sharpen_image(net, picture.rgb, runtime, settings)
+            writing.append(writers.submit(write, job, picture, rgb))
+            if len(writing) > 2:  # bounds what waits in memory
+                settle(writing.popleft())
+        for future in writing:
+            settle(future)
+    return failures
+
+
+def infer(config: Config, runtime: Runtime) -> int:
+    """The `--infer` mode -> exit status: 0 only if every file succeeded."""
+    path = default_checkpoint(config)
+    config = dataclasses.replace(config, output=config.output or Path("inference_samples"))
+    if config.input is None:
+        config = dataclasses.replace(config, input=write_demo_inputs(config))
+    runtime.say(f"student: {path}")
+    student = load_student(path).to(runtime.device)
+    failures = sharpen_files(student, config, runtime)
+    runtime.say(f"results: {config.output}")
+    for failure in failures:
+        runtime.say(f"failed: {failure}")
+    return 1 if failures else 0
+
+
+def write_demo_inputs(config: Config) -> Path:
+    """The blurred test photographs of the demo as PNG files, for a bare `--infer`."""
+    folder = config.output / "demo_inputs"
+    folder.mkdir(parents=True, exist_ok=True)
+    pairs = demo_pairs("test")
+    for index, blurry, _ in TestImages(pairs, config):
+        Image.fromarray(blurry).save(folder / f"{pairs[index].name}.png")
+    return folder
+
+
+# --------------------------------------------------------------------------------------------------
+# Training
+# --------------------------------------------------------------------------------------------------
+
+
+class Trainee(nn.Module):
+    """All that the optimizer trains: the network, and 1x1 projections of its taps if it distils."""
+
+    def __init__(self, net: nn.Module, teacher: Restormer | None):
+        super().__init__()
+        self.net = net
+        self.projections = nn.ModuleDict()
+        if teacher is not None:
+            for name, channels in net.tap_channels.items():
+                aim = teacher.tap_channels[TAPS[name]]
+                self.projections[name] = nn.Conv2d(channels, aim, 1)
+
+    def forward(self, blurry: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        if not self.projections:
+            return self.net(blurry), {}
+        restored, taps = self.net(blurry, return_taps=True)
+        return restored, {name: self.projections[name](taps[name]) for name in self.projections}
+
+
+def build_network(config: Config) -> nn.Module:
+    """The network that `--train.network` names, with fresh weights."""
+    if config.train.network == "student":
+        return SEUNet(config.student)
+    t = config.teacher
+    return Restormer(t.dim, t.blocks, t.refinement_blocks, t.heads)
+
+
+@dataclass
+class TrainState:
+    """All that changes during training, and so all that a resumed run needs."""
+
+    trainee: Trainee
+    ema: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    step: int = 0
+    best: float = -math.inf
+
+    def payload(self, config: Config) -> dict[str, Any]:
+        """What last.pth holds; like every checkpoint also `student` and `params`."""
+        return network_payload(
+            self.trainee.net,
+            config,
+            ema=self.ema.state_dict(),
+            projections=self.trainee.projections.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            scaler=self.scaler.state_dict(),
+            step=self.step,
+            best=self.best,
+            config=config_to_dict(config),
+        )
+
+    def restore(self, path: Path) -> None:
+        """Go back to what last.pth holds."""
+        payload = load_checkpoint(path)
+        if missing := {"ema", "optimizer", "step"} - payload.keys():
+            raise SharpeningError(f"{path} cannot be resumed, it lacks {', '.join(missing)}")
+        load_strictly(self.trainee.net, payload["params"], path)
+        load_strictly(self.trainee.projections, payload["projections"], path)
+        load_strictly(self.ema, payload["ema"], path)
+        self.optimizer.load_state_dict(payload["optimizer"])
+        self.scaler.load_state_dict(payload["scaler"])
+        self.step, self.best = payload["step"], payload["best"]
+
+
+def fresh_state(config: Config, teacher: Restormer | None, runtime: Runtime) -> TrainState:
+    """Untrained weights, equal on every process, and their optimizer."""
+    torch.manual_seed(config.train.seed)
+    distils = teacher is not None and config.loss.feature > 0
+    trainee = Trainee(build_network(config), teacher if distils else None)
+    trainee = trainee.to(runtime.device, memory_format=torch.channels_last)
+    ema = copy.deepcopy(trainee.net).eval().requires_grad_(False)
+    optimizer = torch.optim.Adam(trainee.parameters(), config.train.learning_rate)
+    scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
+    return TrainState(trainee, ema, optimizer, scaler)
+
+
+class StopSignal:
+    """Turns Ctrl-C and SIGTERM into a question that the loop asks between steps."""
+
+    def __init__(self, runtime: Runtime):
+        self.runtime, self.number = runtime, 0
+
+    def __enter__(self) -> "StopSignal":
+        kinds = (signal.SIGINT, signal.SIGTERM)
+        self.previous = {kind: signal.signal(kind, self.note) for kind in kinds}
+        return self
+
+    def note(self, number: int, frame: Any) -> None:
+        self.number = number
+
+    def __exit__(self, *error: Any) -> None:
+        for kind, handler in self.previous.items():
+            signal.signal(kind, handler)
+
+    def wanted(self) -> bool:
+        """Whether any process was told to stop: all answer alike, none is left waiting."""
+        return self.runtime.total([self.number])[0] > 0
+
+
+class RunLog:
+    """Progress bar, metrics.jsonl and TensorBoard of a training; only the main process shows it."""
+
+    def __init__(self, config: Config, steps: int, step: int, runtime: Runtime):
+        self.settings, self.runtime, self.micro = config.train, runtime, 0
+        self.crops = config.data.batch_size * runtime.world
+        self.sums: dict[str, Tensor] = {}
+        self.waited, self.since = 0.0, time.perf_counter()
+        self.bar = tqdm(total=steps, initial=step, unit="step", disable=not runtime.is_main)
+        self.path = config.train.folder / "metrics.jsonl"
+        if runtime.is_main:
+            kept = self.path.read_text().splitlines() if step and self.path.is_file() else []
+            kept = [line for line in kept if json.loads(line)["step"] <= step]
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text("".join(f"{line}\n" for line in kept))
+            self.board = SummaryWriter(config.train.folder / "tensorboard", purge_step=step)
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.bar.close()
+        if self.runtime.is_main:
+            self.board.close()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts the time within as waiting for data."""
+        start = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - start
+
+    def add(self, terms: dict[str, Tensor]) -> None:
+        """Terms of one micro-batch; they stay on the device until they are shown."""
+        for name, value in terms.items():
+            self.sums[name] = self.sums.get(name, 0) + value
+        self.micro += 1
+
+    def step(self, state: TrainState) -> None:
+        """Advance the bar; now and then show and write the means since the last time."""
+        self.bar.update()
+        if state.step % self.settings.log_every and state.step != self.bar.total:
+            return
+        sums = self.runtime.total([float(value) for value in self.sums.values()])
+        count = self.micro * self.runtime.world
+        means = {name: value / count for name, value in zip(self.sums, sums, strict=True)}
+        self.bar.set_postfix({name: f"{value:.4f}" for name, value in means.items()})
+        passed = time.perf_counter() - self.since
+        rates = {"crops_per_second": self.micro * self.crops / passed}
+        rates["waiting_for_data"] = self.waited / passed
+        rates["learning_rate"] = state.optimizer.param_groups[0]["lr"]
+        self.scalars(state.step, means | rates)
+        self.sums, self.micro = {}, 0
+        self.waited, self.since = 0.0, time.perf_counter()
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """One line of metrics.jsonl, and the same in TensorBoard."""
+        if not self.runtime.is_main:
+            return
+        for name, value in values.items():
+            self.board.add_scalar(name, value, step)
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def strips(self, step: int, folder: Path) -> None:
+        """The first evaluation strips, `blurry | restored | sharp`, as TensorBoard images."""
+        found = natsorted(folder.rglob("*_strip.png")) if self.runtime.is_main else []
+        for path in found[:4]:
+            name = path.relative_to(folder).as_posix().removesuffix("_strip.png")
+            self.board.add_image(name, np.asarray(Image.open(path)), step, dataformats="HWC")
+
+
+def check_finite(
+    loss: Tensor, step: int, dataset: GoProSharpeningDataset, micro: int, runtime: Runtime
+) -> None:
+    """Raise, naming the step and the images, if a loss is not finite."""
+    if math.isfinite(loss.item()):
+        return
+    images = dataset.config.batch_size // dataset.config.crops_per_image
+    first = (micro * runtime.world + runtime.rank) * images
+    names = sorted({str(dataset.pair(draw).sharp) for draw in range(first, first + images)})
+    raise SharpeningError(
+        f"the loss is {loss.item()} at step {step} in a batch of {', '.join(names)}; what was "
+        "saved stays: look at these images, or lower --train.learning-rate, then --resume"
+    )
+
+
+def prepare_training(
+    config: Config, runtime: Runtime
+) -> tuple[GoProSharpeningDataset, Restormer | None, nn.Module | None, TrainState]:
+    """Data, teacher, VGG and a fresh or resumed state; whatever is missing shows here."""
+    last = config.train.folder / "last.pth"
+    if last.exists() and not (config.resume or config.overwrite):
+        raise SharpeningError(
+            f"{last} belongs to an earlier training: go on with --resume, start over with "
+            "--overwrite, or choose another --train.folder"
+        )
+    split_pairs(config, "test")
+    teacher = vgg = None
+    if config.loss.teacher_terms:
+        teacher = restormer_from_weights(config.teacher.weights).to(runtime.device)
+    if config.loss.perceptual:
+        vgg = VggFeatures(config.loss).to(runtime.device)
+    dataset = GoProSharpeningDataset(split_pairs(config, "train"), config.data, config.train.seed)
+    state = fresh_state(config, teacher, runtime)
+    if config.resume:
+        state.restore(last)
+    return dataset, teacher, vgg, state
+
+
+def plan_steps(config: Config, images: int, world: int) -> tuple[int, int]:
+    """(optimizer steps per epoch, of the whole training) for a number of training images."""
+    crops = config.data.batch_size * config.train.accumulation * world
+    per_epoch = config.train.steps_per_epoch
+    per_epoch = per_epoch or math.ceil(images * config.data.crops_per_image / crops)
+    return per_epoch, per_epoch * config.train.epochs
+
+
+def train(config: Config, runtime: Runtime) -> Path:
+    """The default mode: train `--train.network` -> path of the final checkpoint."""
+    settings = config.train
+    dataset, teacher, vgg, state = prepare_training(config, runtime)
+    model = runtime.wrap(state.trainee, settings.compile)
+    steps_per_epoch, steps = plan_steps(config, len(dataset), runtime.world)
+    first_micro = state.step * settings.accumulation
+    batches = enumerate(training_batches(dataset, first_micro, runtime), first_micro)
+    runtime.say(
+        f"{len(dataset)} training images, {steps} steps in {settings.epochs} epochs, "
+        f"{parameters(state.trainee.net) / 1e6:.2f} M parameters, {device_name(runtime)}, "
+        f"{runtime.precision}"
+    )
+
+    with StopSignal(runtime) as stop, RunLog(config, steps, state.step, runtime) as log:
+        while state.step < steps:
+            for group in state.optimizer.param_groups:
+                group["lr"] = learning_rate(state.step, steps, settings)
+
+            for micro in range(settings.accumulation):
+                with log.waiting():
+                    number, batch = next(batches)
+                blurry, sharp = prepare_batch(batch, config, runtime.device)
+                taught, taught_taps = teach(teacher, blurry, runtime)
+                with runtime.accumulating(model, micro + 1 < settings.accumulation):
+                    with runtime.autocast():
+                        restored, projected = model(blurry)
+                    total, terms = distillation_loss(
+                        restored, sharp, config.loss, taught, projected, taught_taps, vgg
+                    )
+                    check_finite(total, state.step + 1, dataset, number, runtime)
+                    state.scaler.scale(total / settings.accumulation).backward()
+                log.add({"loss": total.detach(), **terms})
+
+            state.scaler.unscale_(state.optimizer)
+            if settings.clip_norm:
+                nn.utils.clip_grad_norm_(state.trainee.parameters(), settings.clip_norm)
+            state.scaler.step(state.optimizer)
+            state.scaler.update()
+            state.optimizer.zero_grad(set_to_none=True)
+            state.step += 1
+            update_ema(state.ema, state.trainee.net, ema_decay(state.step, settings.ema_decay))
+
+            log.step(state)
+            if state.step % (settings.evaluate_every * steps_per_epoch) == 0 or state.step == steps:
+                evaluate_training(state, config, runtime, log)
+            leaving = stop.wanted()
+            if (
+                leaving
+                or state.step % settings.save_every == 0
+                or state.step % steps_per_epoch == 0
+            ):
+                runtime.save(settings.folder / "last.pth", state.payload(config))
+            if leaving:
+                runtime.say(f"stopped after step {state.step} of {steps}; go on with --resume")
+                raise SystemExit(130)
+
+    kind = "student_model" if settings.network == "student" else "restormer"
+    final = settings.folder / f"{kind}_ema_final_epoch_{settings.epochs:03d}.pth"
+    runtime.save(final, network_payload(state.ema, config, step=state.step))
+    runtime.say(f"final weights: {final}")
+    return final
+
+
+def teach(
+    teacher: Restormer | None, blurry: Tensor, runtime: Runtime
+) -> tuple[Tensor | None, dict[str, Tensor] | None]:
+    """The teacher's image and taps for a batch, without gradients; None, None without a teacher."""
+    if teacher is None:
+        return None, None
+    with torch.no_grad(), runtime.autocast():
+        taught, taps = teacher(blurry, return_taps=True)
+    return taught.float(), taps
+
+
+def evaluate_training(state: TrainState, config: Config, runtime: Runtime, log: RunLog) -> None:
+    """The averaged network on the test set: metrics, pictures, and best.pth if it is the best."""
+    samples = config.train.samples
+    result = evaluate_quality({"restored": state.ema}, config, runtime, samples)
+    log.scalars(state.step, {f"test/{name}": value for name, value in result.items()})
+    log.strips(state.step, samples)
+    runtime.say(
+        f"step {state.step}: test PSNR {result['psnr_restored']:.2f} dB (blurry "
+        f"{result['psnr_blurry']:.2f}), SSIM {result['ssim_restored']:.4f} "
+        f"(blurry {result['ssim_blurry']:.4f})"
+    )
+    if result["psnr_restored"] > state.best:
+        state.best = result["psnr_restored"]
+        payload = network_payload(state.ema, config, step=state.step, psnr=state.best)
+        runtime.save(config.train.folder / "best.pth", payload)
+
+
+# --------------------------------------------------------------------------------------------------
+# Main
+# --------------------------------------------------------------------------------------------------
+
+DEMO = Config(
+    demo=True,
+    overwrite=True,
+    data=DataConfig(crop=96, batch_size=8, crops_per_image=4, workers=0),
+    teacher=TeacherConfig(weights=HERE / "model_checkpoints" / "demo_teacher.pth"),
+    loss=LossConfig(perceptual=0.0),
+    train=TrainConfig(
+        epochs=10,
+        steps_per_epoch=60,
+        accumulation=1,
+        restart_cycles=1,
+        folder=Path("model_checkpoints/demo"),
+        samples=Path("model_checkpoints/demo/sharpened_test_outputs"),
+    ),
+)
+
+
+def read_config(arguments: Sequence[str] | None = None) -> Config:
+    """The command line as a Config; --demo and --resume change the defaults of all else."""
+    cli = functools.partial(tyro.cli, Config, args=arguments, description=__doc__)
+    config = cli()
+    if config.demo:
+        config = cli(default=DEMO)
+    if config.resume:
+        payload = load_checkpoint(config.train.folder / "last.pth")
+        saved = config_from_dict(Config, payload.get("config", {}))
+        config = cli(default=saved)
+    return config
+
+
+def run_demo(config: Config, runtime: Runtime) -> None:
+    """Train, then measure student and teacher, and point to the pictures."""
+    final = train(config, runtime)
+    evaluate(dataclasses.replace(config, checkpoint=final), runtime)
+    runtime.say(f"before/after pictures: {config.train.samples}/*_strip.png")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the mode that the command line names -> exit status."""
+    try:
+        config = read_config(arguments)
+        with start_runtime(config) as runtime:
+            if config.infer:
+                return infer(config, runtime)
+            if config.evaluate:
+                evaluate(config, runtime)
+            elif config.demo:
+                run_demo(config, runtime)
+            else:
+                train(config, runtime)
+    except (SharpeningError, MediaError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""What the tests share: tiny image sets, a tiny student and teacher, and configs that use them."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import main_sharpening_script as script
+
+
+def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """A real photograph's texture (H, W, 3) uint8, another part of it for every seed."""
+    whole = script.demo_frame(512, 512)
+    rng = np.random.default_rng(seed)
+    y, x = rng.integers(0, 512 - height + 1), rng.integers(0, 512 - width + 1)
+    return whole[y : y + height, x : x + width].copy()
+
+
+def blurred(image: np.ndarray) -> np.ndarray:
+    """`image` averaged over three pixels to the right: a small motion blur."""
+    moved = [np.roll(image, shift, axis=1).astype(np.float32) for shift in (-1, 0, 1)]
+    return np.mean(moved, axis=0).round().astype(np.uint8)
+
+
+def save(path: Path, image: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
+    return path
+
+
+def write_pairs(folder: Path, count: int, size=(40, 48), names=("blurred", "sharp")) -> Path:
+    for index in range(count):
+        image = photo(*size, seed=index)
+        save(folder / names[0] / f"{index}.png", blurred(image))
+        save(folder / names[1] / f"{index}.png", image)
+    return folder
+
+
+TINY_STUDENT = script.StudentConfig(
+    width=4, max_width=8, encoder=(1, 1), middle=1, decoder=(1, 1), stem=2
+)
+
+
+def tiny_restormer(seed: int = 0) -> script.Restormer:
+    torch.manual_seed(seed)
+    return script.Restormer(4, (1, 1, 1, 1), 1, (1, 1, 2, 2))
+
+
+@pytest.fixture
+def teacher_file(tmp_path) -> Path:
+    path = tmp_path / "teacher.pth"
+    torch.save({"params": tiny_restormer().state_dict()}, path)
+    return path
+
+
+@pytest.fixture
+def config(tmp_path, teacher_file) -> script.Config:
+    """Six training pairs of which the whole system trains in a second; every term but VGG."""
+    write_pairs(tmp_path / "data" / "train", 6)
+    write_pairs(tmp_path / "data" / "test", 3)
+    return script.Config(
+        device="cpu",
+        data=script.DataConfig(
+            root=tmp_path / "data", crop=32, batch_size=4, crops_per_image=2, workers=0
+        ),
+        student=TINY_STUDENT,
+        teacher=script.TeacherConfig(weights=teacher_file),
+        loss=script.LossConfig(perceptual=0, frequency=0.1),
+        train=script.TrainConfig(
+            epochs=2,
+            steps_per_epoch=3,
+            accumulation=2,
+            evaluate_every=1,
+            save_every=2,
+            log_every=1,
+            precision="fp32",
+            folder=tmp_path / "run",
+            samples=tmp_path / "samples",
+        ),
+    )
+
+
+@pytest.fixture
+def runtime() -> script.Runtime:
+    return script.Runtime(torch.device("cpu"), torch.float32)
+
+
+def changed(config, **groups):
+    """`config` with fields of its groups replaced: changed(config, train={"epochs": 1})."""
+    for name, values in groups.items():
+        if isinstance(values, dict):
+            values = dataclasses.replace(getattr(config, name), **values)
+        config = dataclasses.replace(config, **{name: values})
+    return config

@@ -1,0 +1,295 @@
+"""Odd and broken files for the tests of media_files.py, each with what must become of it."""
+
+import os
+import struct
+import zlib
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import tifffile
+from PIL import Image
+
+CLOCK = Fraction(1, 9000)  # of the videos: divides into milliseconds and MPEG's 1/90000
+
+
+def make_video(
+    path: Path,
+    *,
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    size: tuple[int, int] = (64, 48),
+    times: Iterable[int] = (0, 360, 720, 1080, 1440),
+    audio: str | None = None,
+    subtitles: str | None = None,
+    rotation: int = 0,
+    yuv: tuple[int, int, int] | None = None,
+    matrix: int = 1,
+    transfer: int = 1,
+    full_range: bool = False,
+    noise: bool = False,
+) -> Path:
+    """A short video; `times` in 1/9000 s, `yuv` a flat colour, else a moving gradient or noise."""
+    rng = np.random.default_rng(0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "harbour"
+        options = {"crf": "1"} if codec == "libx264" else {}
+        stream = container.add_stream(codec, rate=25, options=options)
+        (stream.width, stream.height), stream.pix_fmt = size, pix_fmt
+        context = stream.codec_context
+        context.time_base, context.bit_rate = CLOCK, 4_000_000
+        if yuv:
+            context.colorspace, context.color_range = matrix, 2 if full_range else 1
+            context.color_primaries, context.color_trc = 1, transfer
+        if rotation:
+            stream.set_display_rotation(rotation)
+        sound = container.add_stream(audio, rate=48_000, layout="stereo") if audio else None
+        text = _subtitle_stream(container, subtitles) if subtitles else None
+        for time in times:
+            frame = _frame(size, time, yuv, rng if noise else None)
+            frame.pts, frame.time_base = time, CLOCK
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+        if sound:
+            _add_sound(container, sound, rng)
+        if text:
+            for number in range(2):
+                line = b"two words %d" % number
+                packet = av.Packet(
+                    struct.pack(">H", len(line)) + line if ".mp4" in path.name else line
+                )
+                packet.stream, packet.time_base = text, Fraction(1, 1000)
+                packet.pts = packet.dts = number * 60
+                packet.duration = 50
+                container.mux(packet)
+    return path
+
+
+def _frame(size, time, yuv, rng) -> av.VideoFrame:
+    width, height = size
+    if yuv:
+        frame = av.VideoFrame(width, height, "yuv420p")
+        for plane, value in zip(frame.planes, yuv, strict=True):
+            plane.update(bytes([value]) * plane.buffer_size)
+        return frame
+    if rng is not None:
+        return av.VideoFrame.from_ndarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    y, x = np.mgrid[:height, :width]
+    planes = [(x * 2 + time // 90) % 200 + 20, (y * 3) % 200 + 20, (x + y) % 200 + 20]
+    return av.VideoFrame.from_ndarray(np.dstack(planes).astype(np.uint8))
+
+
+def _subtitle_stream(container, codec):
+    stream = container.add_mux_stream(codec)
+    stream.time_base = Fraction(1, 1000)
+    stream.metadata["language"] = "fra"
+    return stream
+
+
+def _add_sound(container, stream, rng) -> None:
+    size = stream.codec_context.frame_size or 1024
+    kind = stream.codec_context.format.name
+    for number in range(10):
+        if kind == "fltp":
+            samples = rng.normal(0, 0.1, (2, size)).astype(np.float32)
+        else:
+            samples = rng.integers(-3000, 3000, (1, 2 * size)).astype(np.int16)
+            samples = samples.astype(np.float32) / 32768 if kind == "flt" else samples
+        frame = av.AudioFrame.from_ndarray(samples, format=kind, layout="stereo")
+        frame.sample_rate, frame.pts = 48_000, number * size
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+
+
+def make_stress_corpus(folder: Path) -> dict[Path, str]:
+    """Files below `folder` -> "ok", "fails", "ignored", or "unseen" (hidden ones, loops)."""
+    corpus: dict[Path, str] = {}
+    for part in (_sound_images, _odd_sizes_and_names, _broken_images, _odd_places, _videos):
+        part(folder, corpus)
+    return corpus
+
+
+def _noise(mode: str, size: tuple[int, int] = (31, 22)) -> Image.Image:
+    bands = len(Image.new(mode, (1, 1)).getbands())
+    pixels = np.random.default_rng(7).integers(0, 256, (size[1], size[0], bands), dtype=np.uint8)
+    return Image.frombytes(mode, size, pixels.tobytes())
+
+
+def _sound_images(folder: Path, corpus: dict[Path, str]) -> None:
+    formats = {
+        "png": ("1", "L", "LA", "RGB", "RGBA", "P"),
+        "jpg": ("L", "RGB", "CMYK"),
+        "tif": ("1", "L", "LA", "RGB", "RGBA", "CMYK", "P"),
+        "webp": ("RGB", "RGBA"),
+        "bmp": ("L", "RGB", "P"),
+        "gif": ("L", "P"),
+        "tga": ("L", "RGB", "RGBA"),
+        "jp2": ("L", "RGB", "RGBA"),
+        "ppm": ("RGB",),
+        "pcx": ("RGB",),
+        "qoi": ("RGBA",),
+        "avif": ("RGB", "RGBA"),
+    }
+    modes = folder / "modes"
+    modes.mkdir(parents=True)
+    for suffix, names in formats.items():
+        for mode in names:
+            image = _noise("L").convert("1") if mode == "1" else None
+            image = image or (_noise("RGB").quantize(30) if mode == "P" else _noise(mode))
+            image.save(modes / f"{suffix}_{mode}.{suffix}")
+            corpus[modes / f"{suffix}_{mode}.{suffix}"] = "ok"
+    _noise("RGB").quantize(30).save(modes / "clear.png", transparency=bytes(range(0, 240, 8)))
+    _noise("RGB").quantize(30).save(modes / "clear.gif", transparency=4)
+    corpus |= {modes / "clear.png": "ok", modes / "clear.gif": "ok"}
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        corpus[modes / f"turned{orientation}.jpg"] = "ok"
+        _noise("RGB").save(modes / f"turned{orientation}.jpg", exif=exif)
+    frames = [_noise("RGB"), _noise("L").convert("RGB"), _noise("RGB")]
+    for name in ("moving.gif", "moving.webp", "moving.png", "pages.tif"):
+        frames[0].save(modes / name, save_all=True, append_images=frames[1:])
+        corpus[modes / name] = "ok"
+    deep = np.random.default_rng(1).integers(0, 65536, (12, 17, 4), dtype=np.uint16)
+    Image.fromarray(deep[..., 0].copy()).save(modes / "deep_grey.png")
+    tifffile.imwrite(modes / "deep_grey.tif", deep[..., 0])
+    tifffile.imwrite(modes / "deep_rgb.tif", deep[..., :3], photometric="rgb")
+    tifffile.imwrite(modes / "deep_rgba.tif", deep, photometric="rgb", extrasamples=["unassalpha"])
+    rows = np.pad(deep[..., :3].astype(">u2").reshape(12, -1).view(np.uint8), ((0, 0), (1, 0)))
+    (modes / "deep_rgb.png").write_bytes(_png(17, 12, 16, 2, rows.tobytes()))
+    names = ("deep_grey.png", "deep_grey.tif", "deep_rgb.tif", "deep_rgba.tif", "deep_rgb.png")
+    corpus |= {modes / name: "ok" for name in names}
+    tifffile.imwrite(modes / "float.tif", deep[..., :3].astype(np.float32), photometric="rgb")
+    tifffile.imwrite(modes / "deep_tiled.tif", deep[..., :3], photometric="rgb", tile=(16, 16))
+    tifffile.imwrite(modes / "integer32.tif", deep[..., 0].astype(np.uint32))
+    _noise("LAB").save(modes / "lab.tif")
+    (modes / "deep.ppm").write_bytes(b"P6 2 1 65535\n" + bytes(12))
+    names = ("float.tif", "deep_tiled.tif", "integer32.tif", "lab.tif", "deep.ppm")
+    corpus |= {modes / name: "fails" for name in names}
+
+
+def _png(width: int, height: int, bits: int, colour: int, rows: bytes) -> bytes:
+    header = struct.pack(">2I5B", width, height, bits, colour, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    packed = [
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+def _odd_sizes_and_names(folder: Path, corpus: dict[Path, str]) -> None:
+    odd = folder / "odd sizes, odd names"
+    odd.mkdir()
+    for size in ((1, 1), (1, 5000), (3000, 1), (2, 3), (257, 255)):
+        for suffix in ("png", "jpg"):
+            path = odd / f"{size[0]}x{size[1]}.{suffix}"
+            _noise("RGB", size).save(path)
+            corpus[path] = "ok"
+    stems = (
+        "with space",
+        "ünïcödé 画像",
+        "-dash",
+        "dots.in.name",
+        "x" * 251,
+        "100%d",
+        "[a]*?",
+        "quo'te\"",
+    )
+    for stem in (*stems, "line\nbreak", os.fsdecode(b"not\xffutf8")):
+        path = odd / f"{stem}.png"
+        _noise("RGB").save(path)
+        corpus[path] = "ok"
+    for name, format in (
+        ("png_called.jpg", "PNG"),
+        ("jpg_called.png", "JPEG"),
+        ("UPPER.JPG", "JPEG"),
+    ):
+        _noise("RGB").save(odd / name, format)
+        corpus[odd / name] = "ok"
+    for name, format in (("no_extension", "PNG"), ("odd.extension", "PNG"), ("text.txt", None)):
+        if format:
+            _noise("RGB").save(odd / name, format)
+        else:
+            (odd / name).write_text("not media\n")
+        corpus[odd / name] = "ignored"
+    _noise("RGB").save(odd / "icon.ico")  # read, never written
+    corpus[odd / "icon.ico"] = "fails"
+
+
+def _broken_images(folder: Path, corpus: dict[Path, str]) -> None:
+    broken = folder / "broken"
+    broken.mkdir()
+    for suffix in ("png", "jpg", "tif", "webp", "bmp", "gif"):
+        path = broken / f"half.{suffix}"
+        _noise("RGB", (64, 64)).save(path)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        corpus[path] = "fails"
+    sound = _png(4, 4, 8, 2, bytes(52))
+    contents = {
+        "empty.png": b"",
+        "empty.jpg": b"",
+        "text.png": b"these are words\n" * 20,
+        "text.jpg": "Überraschung\n".encode() * 9,
+        "zeros.tif": bytes(4000),
+        "header_only.png": sound[:33],
+        "signature_only.png": sound[:8],
+        "no_pixels.png": _png(0, 0, 8, 2, b""),
+        "bad_depth.png": _png(4, 4, 7, 2, bytes(52)),
+        "bad_checksum.png": sound[:20] + b"\x01" + sound[21:],
+        "bad_deflate.png": sound[:45] + b"\xff\x00\xff\x00\xff" + sound[50:],
+        "bomb.png": _png(100_000, 100_000, 8, 0, bytes(100)),
+        "noise.jpg": np.random.default_rng(3).bytes(3000),
+        "start_only.jpg": b"\xff\xd8\xff\xe0\x00\x10JFIF\x00",
+        "no_size.gif": b"GIF89a\x00\x00\x00\x00\x00\x00\x00;",
+        "web_page.webp": b"<!doctype html><title>404</title>",
+        "playlist.mp4": b"#EXTM3U\n#EXTINF:1,\nfile:///etc/hostname\n",
+    }
+    for name, content in contents.items():
+        (broken / name).write_bytes(content)
+        corpus[broken / name] = "fails"
+
+
+def _odd_places(folder: Path, corpus: dict[Path, str]) -> None:
+    deep = folder / "a" / "b" / "c"
+    (deep / "empty folder.png").mkdir(parents=True)
+    for path in (deep / "deep.png", folder / "same.png", folder / "same.jpg", folder / "same.bmp"):
+        _noise("RGB").save(path)
+        corpus[path] = "ok"
+    (folder / ".hidden.png").write_bytes(b"")
+    (folder / ".partial-0123.png").write_bytes(b"half")
+    corpus |= {folder / ".hidden.png": "unseen", folder / ".partial-0123.png": "unseen"}
+    (folder / "link.png").symlink_to(deep / "deep.png")
+    (folder / "dangling.png").symlink_to(folder / "nowhere")
+    (folder / "self.png").symlink_to(folder / "self.png")
+    (deep / "loop").symlink_to(folder)
+    os.mkfifo(folder / "pipe.png")
+    corpus |= {folder / "link.png": "ok", deep / "loop": "unseen"}
+    corpus |= {folder / name: "fails" for name in ("dangling.png", "self.png", "pipe.png")}
+    locked = folder / "locked.png"
+    _noise("RGB").save(locked)
+    locked.chmod(0)  # root may read it all the same
+    corpus[locked] = "ok" if os.access(locked, os.R_OK) else "fails"
+
+
+def _videos(folder: Path, corpus: dict[Path, str]) -> None:
+    videos = folder / "videos"
+    for name, options in {
+        "plain.mp4": {},
+        "turned.mov": {"rotation": 90},
+        "sound.mkv": {"audio": "aac"},
+        "same.mkv": {},
+        "same.webm": {"codec": "libvpx"},
+        "old.avi": {"codec": "mpeg4"},
+        "odd.mkv": {"codec": "ffv1", "pix_fmt": "bgr0", "size": (33, 35)},
+        "one frame.mp4": {"times": (0,)},
+    }.items():
+        corpus[make_video(videos / name, **options)] = "ok"
+    half = make_video(videos / "half.mp4", noise=True)
+    half.write_bytes(half.read_bytes()[: half.stat().st_size // 2])
+    (videos / "text.mkv").write_bytes(b"not a video\n" * 30)
+    (videos / "empty.mp4").write_bytes(b"")
+    corpus |= {half: "fails", videos / "text.mkv": "fails", videos / "empty.mp4": "fails"}

@@ -1,0 +1,107 @@
+"""Checkpoints: written whole or not at all, read strictly, and what is foreign is named."""
+
+import pytest
+import torch
+from conftest import TINY_STUDENT, changed
+
+import main_sharpening_script as script
+
+
+@pytest.fixture
+def student_file(config, tmp_path):
+    torch.manual_seed(1)
+    path = tmp_path / "student.pth"
+    student = script.SEUNet(TINY_STUDENT)
+    script.save_checkpoint(path, script.network_payload(student, config))
+    return path, student
+
+
+def test_a_student_comes_back_from_its_file_alone(student_file):
+    path, student = student_file
+    loaded = script.load_student(path)
+    assert loaded.config == TINY_STUDENT
+    image = torch.rand(1, 3, 20, 24)
+    assert torch.equal(loaded(image), student.eval()(image))
+    assert not any(p.requires_grad for p in loaded.parameters())
+
+
+def test_half_precision_weights_load(student_file, tmp_path):
+    path, _ = student_file
+    payload = script.load_checkpoint(path)
+    payload["params"] = {name: value.half() for name, value in payload["params"].items()}
+    script.save_checkpoint(path, payload)
+    assert {p.dtype for p in script.load_student(path).parameters()} == {torch.float32}
+
+
+def test_an_interrupted_save_leaves_the_old_file(student_file, monkeypatch):
+    path, _ = student_file
+    before = path.read_bytes()
+
+    def full(payload, file):
+        file.write(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(script.SharpeningError, match=r"student\.pth.*space"):
+        script.save_checkpoint(path, {})
+    assert path.read_bytes() == before
+    assert list(path.parent.glob("*.part")) == []
+
+
+def test_missing_truncated_and_foreign_files_are_named(student_file, tmp_path, teacher_file):
+    path, _ = student_file
+    with pytest.raises(script.SharpeningError, match=r"no checkpoint .*absent"):
+        script.load_student(tmp_path / "absent.pth")
+    cut = tmp_path / "cut.pth"
+    cut.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(script.SharpeningError, match=r"cut\.pth"):
+        script.load_student(cut)
+    (tmp_path / "text.pth").write_text("hello")
+    with pytest.raises(script.SharpeningError, match=r"text\.pth"):
+        script.load_student(tmp_path / "text.pth")
+    with pytest.raises(script.SharpeningError, match=r"teacher\.pth is not a student"):
+        script.load_student(teacher_file)
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path):
+    class Harm:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "harm"), "w"))
+
+    torch.save({"student": {}, "params": Harm()}, tmp_path / "evil.pth")
+    with pytest.raises(script.SharpeningError, match=r"evil\.pth"):
+        script.load_student(tmp_path / "evil.pth")
+    assert not (tmp_path / "harm").exists()
+
+
+def test_weights_of_other_sizes_name_the_differing_entries(student_file):
+    path, _ = student_file
+    payload = script.load_checkpoint(path)
+    payload["student"]["width"] = 8
+    script.save_checkpoint(path, payload)
+    with pytest.raises(script.SharpeningError, match=r"does not fit SEUNet.*entries differ"):
+        script.load_student(path)
+
+
+def test_config_survives_its_checkpoint(config, tmp_path):
+    script.save_checkpoint(tmp_path / "c.pth", {"config": script.config_to_dict(config)})
+    stored = script.load_checkpoint(tmp_path / "c.pth")["config"]
+    assert script.config_from_dict(script.Config, stored) == config
+
+
+def test_unknown_settings_are_named():
+    with pytest.raises(script.SharpeningError, match="colour"):
+        script.config_from_dict(script.StudentConfig, {"colour": 1})
+
+
+def test_default_checkpoint_prefers_given_then_newest_then_shipped(config, tmp_path):
+    import os
+
+    given = changed(config, checkpoint=tmp_path / "x.pth")
+    assert script.default_checkpoint(given) == tmp_path / "x.pth"
+    config.train.folder.mkdir()
+    for index, epoch in enumerate((10, 2)):
+        path = config.train.folder / f"student_model_ema_final_epoch_{epoch:03d}.pth"
+        path.touch()
+        os.utime(path, (index, index))
+    assert script.default_checkpoint(config).name == "student_model_ema_final_epoch_002.pth"

@@ -1,0 +1,89 @@
+"""Configuration: the command line reaches every field, and impossible settings are refused."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+import main_sharpening_script as script
+
+
+def test_importing_does_nothing():
+    code = (
+        "import sys, random, torch; sys.argv = ['x', '--nonsense']; torch.manual_seed(5);"
+        "a = torch.get_rng_state().sum(); import main_sharpening_script;"
+        "assert torch.get_rng_state().sum() == a and not torch.cuda.is_initialized()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_every_field_has_a_flag_and_a_help_text(capsys):
+    with pytest.raises(SystemExit):
+        script.read_config(["--help"])
+    shown = capsys.readouterr().out
+    for group in dataclasses.fields(script.Config):
+        if dataclasses.is_dataclass(value := getattr(script.Config(), group.name)):
+            for field in dataclasses.fields(value):
+                flag = f"{group.name}.{field.name}".replace("_", "-")
+                assert f"--{flag}" in shown or f"--{group.name}.no-{field.name}" in shown, flag
+        else:
+            assert f"--{group.name.replace('_', '-')}" in shown
+
+
+def test_flags_reach_nested_fields():
+    config = script.read_config(["--train.epochs", "3", "--loss.kl", "0", "--data.root", "here"])
+    assert (config.train.epochs, config.loss.kl, config.data.root.name) == (3, 0.0, "here")
+
+
+def test_demo_changes_defaults_and_flags_still_count():
+    config = script.read_config(["--demo", "--train.epochs", "2"])
+    assert config.demo
+    assert config.train.epochs == 2
+    assert config.train.folder.name == "demo"
+    assert config.loss.perceptual == 0
+
+
+def test_resume_takes_the_saved_settings_and_flags_still_count(config):
+    saved = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=9))
+    last = config.train.folder / "last.pth"
+    script.save_checkpoint(last, {"config": script.config_to_dict(saved)})
+    flags = ["--resume", "--train.folder", str(config.train.folder), "--train.epochs", "7"]
+    resumed = script.read_config(flags)
+    assert resumed.resume
+    assert (resumed.train.seed, resumed.train.epochs) == (9, 7)
+    assert resumed.data == config.data
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--data.crop", "100"], "multiple of 16"),
+        (["--data.batch-size", "3"], "multiple of"),
+        (["--data.synthetic-share", "2"], "0 to 1"),
+        (["--loss.recon", "-1"], "negative"),
+        (["--train.epochs", "0"], "at least 1"),
+        (["--train.ema-decay", "1"], "ema_decay"),
+        (["--infer-config.tile", "64"], "twice the overlap"),
+        (["--teacher.no-enabled"], "--loss.feature 0"),
+        (["--train.network", "restormer"], "--loss.perceptual 0 --loss.feature 0 --loss.kl 0"),
+        (["--evaluate", "--infer"], "at most one"),
+    ],
+)
+def test_impossible_settings_say_why(flags, reason, capsys):
+    status = None
+    try:
+        status = script.main(flags)
+    except SystemExit as stopped:
+        status = stopped.code
+    assert status not in (0, None)
+    shown = capsys.readouterr()
+    text = " ".join((shown.out + shown.err).replace("│", " ").split())
+    assert reason in text
+    assert "Traceback" not in text
+
+
+def test_all_weights_zero_is_refused():
+    with pytest.raises(ValueError, match="nothing would be trained"):
+        script.LossConfig(0, 0, 0, 0, 0, 0)

@@ -1,0 +1,884 @@
+"""media_files.py: pictures and videos come back as they were, whatever the caller did to them."""
+
+import dataclasses
+import hashlib
+import io
+import os
+import queue
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import zlib
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
+from stress_corpus import make_stress_corpus, make_video
+
+import media_files
+from media_files import MediaError, Plan, plan_jobs, read_picture, transform_video, write_picture
+
+EXTENSION = {"JPEG2000": "jp2", "TIFF": "tif"}
+WRITTEN = [(name, layout) for name, held in media_files.WRITABLE.items() for layout in held]
+
+
+def gradient(height: int, width: int, channels: int, dtype=np.uint8) -> np.ndarray:
+    """Smooth, every channel different, nothing symmetric."""
+    y, x = np.mgrid[:height, :width]
+    planes = [(x * (3 + c) + y * (5 - c) + 40 * c) % 200 + 20 for c in range(channels)]
+    scale = 257 if dtype == np.uint16 else 1
+    return (np.dstack(planes) * scale + (np.dstack(planes) % 7 if scale > 1 else 0)).astype(dtype)
+
+
+def picture_of(layout: str, height: int = 24, width: int = 37) -> Image.Image:
+    channels = len(Image.new(layout, (1, 1)).getbands())
+    pixels = gradient(height, width, channels)
+    return Image.frombytes(layout, (width, height), pixels.tobytes())
+
+
+def saved(folder: Path, image: Image.Image, name: str, format: str, **options) -> Path:
+    path = folder / name
+    image.save(path, format, **options)
+    return path
+
+
+def round_trip(path: Path, change=lambda rgb: rgb, **options):
+    """The picture read, and the same read again after writing it."""
+    picture = read_picture(path)
+    target = path.with_name("out") / path.name
+    write_picture(picture, change(picture.rgb), target, **options)
+    assert [each.name for each in target.parent.iterdir()] == [target.name], "a temporary is left"
+    target = target.rename(target.with_name("seen-" + target.name))
+    again = read_picture(target)
+    target.unlink()
+    return picture, again
+
+
+# Layouts, depths and colours ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "layout"), WRITTEN)
+def test_every_format_returns_every_layout_that_it_holds(tmp_path, name, layout):
+    image = picture_of(layout)
+    if (name, layout) == ("GIF", "RGBA"):  # whose alpha is all or nothing
+        image.putalpha(image.getchannel("A").point(lambda level: 255 * (level > 120)))
+    path = saved(tmp_path, image, "a." + EXTENSION.get(name, name.lower()), name)
+    picture, again = round_trip(path)
+    assert picture.format == name
+    assert again.layout == picture.layout == layout
+    assert again.rgb.shape == (24, 37, 3)
+    if name in ("JPEG", "WEBP", "AVIF"):
+        assert np.abs(again.rgb.astype(int) - picture.rgb).mean() < 3
+    elif layout != "CMYK" and name != "GIF":
+        np.testing.assert_array_equal(again.rgb, picture.rgb)
+        np.testing.assert_array_equal(picture.rgb[..., 0], np.asarray(image.convert("RGB"))[..., 0])
+    if layout.endswith("A"):
+        np.testing.assert_array_equal(again.alpha, picture.alpha)
+
+
+@pytest.mark.parametrize(("name", "layout"), WRITTEN)
+@pytest.mark.parametrize("level", [3, 90, 252])
+def test_flat_colour_keeps_its_mean_within_half_a_level(tmp_path, name, layout, level):
+    channels = len(Image.new(layout, (1, 1)).getbands())
+    colour = tuple([level, (level * 7) % 256, (level + 100) % 256, 255][:channels])
+    if layout in ("LA", "CMYK"):
+        colour = (level, 255) if layout == "LA" else (level, 20, (level + 100) % 256, 40)
+    image = Image.new(layout, (40, 40), colour)
+    path = saved(tmp_path, image, "a." + EXTENSION.get(name, name.lower()), name)
+    picture, again = round_trip(path)
+    before, after = (each.rgb.reshape(-1, 3).mean(axis=0) for each in (picture, again))
+    # libavif's own conversion to YCbCr and back drifts by up to 2 levels, at any quality
+    np.testing.assert_allclose(after, before, atol=2 if name == "AVIF" else 0.5)
+    assert after.mean() == pytest.approx(before.mean(), abs=1 if name == "AVIF" else 0.5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "extension"),
+    [(kind, "png") for kind in ("g", "ga", "rgb", "rgba")]
+    + [(kind, "tif") for kind in ("g", "rgb", "rgba")],
+)
+def test_16_bit_is_exact(tmp_path, kind, extension):
+    channels = {"g": 1, "ga": 2, "rgb": 3, "rgba": 4}[kind]
+    pixels = np.random.default_rng(0).integers(0, 65536, (67, 41, channels), dtype=np.uint16)
+    path = tmp_path / f"a.{extension}"
+    if extension == "tif":
+        photometric = "minisblack" if channels < 3 else "rgb"
+        extra = ["unassalpha"] if kind.endswith("a") else []
+        tifffile.imwrite(path, pixels, photometric=photometric, extrasamples=extra)
+    else:
+        rows = pixels.astype(">u2").reshape(67, -1).view(np.uint8)
+        data = zlib.compress(np.pad(rows, ((0, 0), (1, 0))).tobytes())
+        header = struct.pack(">2I5B", 41, 67, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+        path.write_bytes(png_of((b"IHDR", header), (b"IDAT", data), (b"IEND", b"")))
+    picture, again = round_trip(path, lambda rgb: rgb ^ np.uint16(1))
+    expected = pixels[..., :3] if channels > 2 else pixels[..., :1].repeat(3, axis=2)
+    np.testing.assert_array_equal(picture.rgb, expected)
+    np.testing.assert_array_equal(again.rgb, expected ^ 1)
+    assert again.layout == picture.layout == {"g": "L", "ga": "LA"}.get(kind, kind.upper())
+    if kind.endswith("a"):
+        np.testing.assert_array_equal(picture.alpha, pixels[..., -1])
+        np.testing.assert_array_equal(again.alpha, pixels[..., -1])
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("predictor", [False, True])
+def test_16_bit_tiff_written_by_others(tmp_path, order, planar, predictor):
+    pixels = gradient(33, 21, 3, np.uint16)
+    data = pixels if planar == "contig" else np.moveaxis(pixels, -1, 0)
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        data,
+        photometric="rgb",
+        planarconfig=planar,
+        byteorder=order,
+        compression="zlib",
+        predictor=predictor,
+        rowsperstrip=5,
+    )
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.tif").rgb, pixels)
+
+
+def test_16_bit_files_are_read_by_others(tmp_path):
+    pixels = gradient(70, 21, 3, np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb")
+    picture = read_picture(tmp_path / "a.tif")
+    write_picture(picture, pixels, tmp_path / "b.tif")
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "b.tif"), pixels)
+    write_picture(picture, pixels, tmp_path / "b.png", format="png")
+    np.testing.assert_array_equal(read_picture(tmp_path / "b.png").rgb, pixels)
+    with Image.open(tmp_path / "b.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), pixels >> 8)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint32, np.int16])
+def test_other_depths_are_refused(tmp_path, dtype):
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((8, 8, 3), dtype), photometric="rgb")
+    with pytest.raises(MediaError, match="a.tif"):
+        read_picture(tmp_path / "a.tif")
+    tifffile.imwrite(tmp_path / "g.tif", np.ones((8, 8), dtype), photometric="minisblack")
+    with pytest.raises(MediaError, match="8 or 16-bit PNG or TIFF"):
+        read_picture(tmp_path / "g.tif")
+
+
+def test_deep_formats_that_would_be_cut_are_refused(tmp_path):
+    deep = gradient(16, 16, 3, np.uint16)
+    (tmp_path / "a.ppm").write_bytes(b"P6 16 16 65535\n" + deep.astype(">u2").tobytes())
+    (tmp_path / "b.pgm").write_bytes(b"P5 16 16 100\n" + bytes(256))
+    tifffile.imwrite(tmp_path / "c.tif", deep, photometric="rgb", tile=(16, 16))
+    for name in ("a.ppm", "b.pgm", "c.tif"):
+        with pytest.raises(MediaError, match="first"):
+            read_picture(tmp_path / name)
+
+
+def test_16_bits_and_transparency_do_not_vanish_in_a_jpeg(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", gradient(9, 9, 3, np.uint16), photometric="rgb")
+    saved(tmp_path, picture_of("RGBA"), "b.png", "PNG")
+    saved(tmp_path, picture_of("RGB").convert("RGBA"), "c.png", "PNG")
+    for name in ("a.tif", "b.png"):
+        picture = read_picture(tmp_path / name)
+        with pytest.raises(MediaError, match="cannot hold"):
+            write_picture(picture, picture.rgb, tmp_path / "out.jpg", format="jpg")
+    picture = read_picture(tmp_path / "c.png")  # opaque, so nothing is lost
+    write_picture(picture, picture.rgb, tmp_path / "out.jpg", format="jpg")
+    assert read_picture(tmp_path / "out.jpg").layout == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("transparency", "layout"), [(None, "RGB"), (3, "RGBA"), (bytes(range(0, 250, 5)), "RGBA")]
+)
+def test_palettes(tmp_path, transparency, layout):
+    image = picture_of("RGB").quantize(50)
+    options = {} if transparency is None else {"transparency": transparency}
+    picture, again = round_trip(saved(tmp_path, image, "a.png", "PNG", **options))
+    with Image.open(tmp_path / "a.png") as opened:
+        expected = np.asarray(opened.convert("RGBA"))
+    assert picture.mode == "P"
+    assert picture.layout == again.layout == layout
+    np.testing.assert_array_equal(again.rgb, expected[..., :3])
+    if transparency is not None:
+        np.testing.assert_array_equal(again.alpha, expected[..., 3])
+        assert again.alpha.min() == 0
+
+
+@pytest.mark.parametrize(("mode", "key"), [("L", 60), ("RGB", (20, 60, 100)), ("I;16", 1000)])
+def test_a_colour_declared_transparent_becomes_alpha(tmp_path, mode, key):
+    image = Image.new("L" if mode == "I;16" else mode, (5, 4), 0)
+    if mode == "I;16":
+        image = Image.fromarray(np.zeros((4, 5), np.uint16))
+    image.putpixel((2, 1), key)
+    picture, again = round_trip(saved(tmp_path, image, "a.png", "PNG", transparency=key))
+    assert again.alpha[1, 2] == 0
+    assert again.alpha.sum() == 19 * np.iinfo(picture.rgb.dtype).max
+
+
+def test_grey_palettes_and_bitmaps_come_back_grey(tmp_path):
+    bitmap = Image.fromarray(np.eye(9, dtype=bool))
+    for name, image in (("a.gif", picture_of("L")), ("b.png", bitmap), ("c.tif", bitmap)):
+        picture, again = round_trip(saved(tmp_path, image, name, media_files.format_name(name[2:])))
+        assert picture.layout == again.layout == "L"
+        np.testing.assert_array_equal(again.rgb, picture.rgb)
+
+
+def test_cmyk_keeps_its_inks_and_an_rgb_format_gets_true_colours(tmp_path):
+    inks = np.random.default_rng(1).integers(0, 200, (20, 30, 4), dtype=np.uint8)
+    image = Image.frombytes("CMYK", (30, 20), inks.tobytes())
+    path = saved(tmp_path, image, "a.tif", "TIFF")
+    picture = read_picture(path)
+    write_picture(picture, picture.rgb, tmp_path / "b.tif")
+    write_picture(picture, picture.rgb, tmp_path / "b.png", format="png")
+    with Image.open(tmp_path / "b.tif") as after:
+        assert after.mode == "CMYK"
+        change = np.asarray(after).astype(int) - inks
+    assert np.abs(change[..., 3]).max() == 0
+    assert np.abs(change[..., :3]).max() <= 3  # RGB under much black has few levels
+    np.testing.assert_array_equal(read_picture(tmp_path / "b.png").rgb, picture.rgb)
+    lighter = np.full_like(picture.rgb, 250)
+    write_picture(picture, lighter, tmp_path / "c.tif")
+    np.testing.assert_array_equal(read_picture(tmp_path / "c.tif").rgb, lighter)
+
+
+def test_webp_keeps_being_lossless_or_not(tmp_path):
+    image = picture_of("RGBA")
+    picture, again = round_trip(saved(tmp_path, image, "a.webp", "WEBP", lossless=True, exact=True))
+    np.testing.assert_array_equal(again.rgb, picture.rgb)
+    assert picture.options["lossless"]
+    lossy = read_picture(saved(tmp_path, image, "b.webp", "WEBP", quality=50))
+    assert "lossless" not in lossy.options
+
+
+def test_jpeg_keeps_its_chroma_sampling_and_obeys_quality(tmp_path):
+    path = saved(tmp_path, picture_of("RGB"), "a.jpg", "JPEG", subsampling=2, progressive=True)
+    picture = read_picture(path)
+    sizes = []
+    for quality in (40, 95):
+        write_picture(picture, picture.rgb, tmp_path / "b.jpg", quality=quality)
+        sizes.append((tmp_path / "b.jpg").stat().st_size)
+        assert read_picture(tmp_path / "b.jpg").options == picture.options
+    assert picture.options == {"subsampling": 2, "progressive": True}
+    assert sizes[0] < sizes[1]
+
+
+# Metadata -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif", "a.avif"])
+def test_orientation_against_pillow(tmp_path, orientation, name):
+    exif = Image.Exif()
+    exif[0x0112], exif[271] = orientation, "Maker"
+    path = saved(tmp_path, picture_of("RGB"), name, media_files.format_name(name[2:]), exif=exif)
+    with Image.open(path) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    picture, again = round_trip(path, quality=100)
+    np.testing.assert_array_equal(picture.rgb, expected)
+    assert again.rgb.shape == expected.shape
+    assert np.abs(again.rgb.astype(int) - expected).mean() < 4
+    exif = Image.Exif()
+    exif.load(again.exif)
+    assert exif.get(0x0112, 1) == 1
+    assert exif[271] == "Maker"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["rgb", "grey"])
+def test_orientation_of_16_bit_tiff(tmp_path, orientation, kind):
+    pixels = gradient(9, 14, 3 if kind == "rgb" else 1, np.uint16)
+    photometric = "rgb" if kind == "rgb" else "minisblack"
+    tag = [(274, "H", 1, orientation, True)]
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric=photometric, extratags=tag)
+    picture, again = round_trip(tmp_path / "a.tif")
+    first = Image.fromarray((pixels[..., 0] >> 8).astype(np.uint8))
+    exif = first.getexif()
+    exif[0x0112] = orientation
+    expected = np.asarray(ImageOps.exif_transpose(first))
+    np.testing.assert_array_equal(picture.rgb[..., 0] >> 8, expected)
+    np.testing.assert_array_equal(again.rgb, picture.rgb)
+
+
+@pytest.mark.parametrize(
+    "name", ["a.jpg", "a.png", "a.webp", "a.tif", "a.avif", "deep.png", "deep.tif"]
+)
+def test_exif_icc_xmp_and_resolution_survive(tmp_path, name):
+    exif = Image.Exif()
+    exif[271], exif[0x0112] = "Maker", 6
+    exif.get_ifd(0x8769)[0x9003] = "2024:01:02 03:04:05"
+    exif.get_ifd(0x8825)[2] = (48.0, 8.0, 14.0)
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><d tiff:Orientation="6" me="you"/></x:xmpmeta>'
+    suffix = name.split(".")[1]
+    options = {"exif": exif, "icc_profile": icc, "dpi": (300, 300), "xmp": xmp}
+    if suffix == "png":
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode())
+        options["pnginfo"].add_text("Title", "harbour")
+        options["pnginfo"].add(b"gAMA", struct.pack(">I", 45455))
+    if suffix == "tif":
+        whole = exif.tobytes()
+        exif = options["exif"] = Image.Exif()
+        exif.load(whole)
+        exif[700] = xmp
+    path = saved(
+        tmp_path, picture_of("RGB"), "a." + suffix, media_files.format_name(suffix), **options
+    )
+    picture = read_picture(path)
+    if name.startswith("deep"):
+        picture = dataclasses.replace(picture, rgb=picture.rgb.astype(np.uint16) * 257)
+    write_picture(picture, picture.rgb, tmp_path / name)
+    again = read_picture(tmp_path / name)
+    found = Image.Exif()
+    found.load(again.exif)
+    assert found[271] == "Maker"
+    assert found.get_ifd(0x8769)[0x9003] == "2024:01:02 03:04:05"
+    assert tuple(float(each) for each in found.get_ifd(0x8825)[2]) == (48.0, 8.0, 14.0)
+    assert again.icc == icc
+    assert b'me="you"' in again.xmp
+    assert b'tiff:Orientation="6"' not in again.xmp
+    if suffix in ("jpg", "png", "tif"):
+        assert again.dpi == pytest.approx((300, 300), abs=0.02)
+    if suffix == "png":
+        with Image.open(tmp_path / name) as image:
+            assert image.info["gamma"] == pytest.approx(0.45455)
+            assert image.text["Title"] == "harbour"
+
+
+def test_a_damaged_exif_block_costs_only_itself(tmp_path):
+    broken = b"Exif\x00\x00MM\x00\x2a\xff\xff\xff\xff"
+    path = saved(tmp_path, picture_of("RGB"), "a.jpg", "JPEG", exif=broken)
+    picture, again = round_trip(path)
+    assert again.rgb.shape == picture.rgb.shape == (24, 37, 3)
+
+
+def test_frames_and_pages_are_announced(tmp_path):
+    frames = [Image.new("L", (8, 6), level) for level in (10, 80, 200)]
+    for name, format in (("a.gif", "GIF"), ("a.tif", "TIFF"), ("a.webp", "WEBP"), ("a.png", "PNG")):
+        path = saved(tmp_path, frames[0], name, format, save_all=True, append_images=frames[1:])
+        picture, again = round_trip(path)
+        assert picture.n_frames == 3
+        assert "only the first" in picture.warnings[0]
+        assert again.n_frames == 1
+        assert picture.rgb.mean() == pytest.approx(10, abs=1)
+
+
+# Bad input, bad output ------------------------------------------------------------------------
+
+
+def png_of(*chunks: tuple[bytes, bytes]) -> bytes:
+    packed = [
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+def bomb(width: int, height: int) -> bytes:
+    header = struct.pack(">2I5B", width, height, 8, 0, 0, 0, 0)
+    return png_of((b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b""))
+
+
+@pytest.mark.parametrize("name", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000"])
+def test_truncated_files_are_refused(tmp_path, name):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = saved(tmp_path, Image.fromarray(noise), "a." + EXTENSION.get(name, name.lower()), name)
+    data = path.read_bytes()
+    for share in (0.05, 0.5, 0.8):
+        path.write_bytes(data[: int(len(data) * share)])
+        with pytest.raises(MediaError, match=path.name):
+            read_picture(path)
+
+
+@pytest.mark.parametrize("extension", ["png", "tif"])
+def test_truncated_16_bit_files_are_refused(tmp_path, extension):
+    noise = np.random.default_rng(0).integers(0, 65536, (64, 64, 3), dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", noise, photometric="rgb")
+    path = tmp_path / f"b.{extension}"
+    write_picture(read_picture(tmp_path / "a.tif"), noise, path, format=extension)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(MediaError, match="damaged|not an image"):
+        read_picture(path)
+
+
+def test_random_damage_gives_pictures_or_media_errors(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "TGA", "PCX", "PPM"):
+        buffer = io.BytesIO()
+        picture_of("RGB").save(buffer, name)
+        for _ in range(40):
+            data = bytearray(buffer.getvalue())
+            for position in rng.integers(0, min(len(data), 300), 4):
+                data[position] = rng.integers(0, 256)
+            (tmp_path / "a").write_bytes(data)
+            try:
+                picture = read_picture(tmp_path / "a")
+            except MediaError as error:
+                assert str(tmp_path / "a") in str(error)
+            else:
+                assert picture.rgb.shape[2] == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "empty"), (b"hello\n" * 50, "not an image"), (bytes(1000), "not an image")],
+)
+def test_what_is_no_image_is_refused_with_the_reason(tmp_path, content, reason):
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(MediaError, match=reason):
+        read_picture(tmp_path / "a.png")
+
+
+def test_missing_files_and_folders_are_refused(tmp_path):
+    for path in (tmp_path / "none.png", tmp_path):
+        with pytest.raises(MediaError, match="cannot be read"):
+            read_picture(path)
+
+
+def test_bombs_are_refused_unless_allowed_and_100_megapixels_are_no_bomb(tmp_path):
+    (tmp_path / "a.png").write_bytes(bomb(60_000, 60_000))
+    (tmp_path / "b.png").write_bytes(bomb(15_000, 14_000))
+    for name in ("a.png", "b.png"):
+        with pytest.raises(MediaError, match="allow huge"):
+            read_picture(tmp_path / name)
+    with pytest.raises(MediaError, match="damaged"):  # past the check: the data are missing
+        read_picture(tmp_path / "b.png", allow_huge=True)
+    large = Image.new("L", (10_000, 10_000), 7)
+    picture = read_picture(saved(tmp_path, large, "c.png", "PNG", compress_level=1))
+    assert picture.rgb.shape == (10_000, 10_000, 3)
+
+
+def test_names_that_are_not_text_can_be_printed(tmp_path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe.png"))
+    path.write_bytes(b"no image")
+    with pytest.raises(MediaError) as caught:
+        read_picture(path)
+    str(caught.value).encode("utf-8")
+
+
+def test_wrong_shapes_are_the_callers_mistake(tmp_path):
+    picture = read_picture(saved(tmp_path, picture_of("RGB"), "a.png", "PNG"))
+    with pytest.raises(ValueError, match="expected"):
+        write_picture(picture, picture.rgb[:-1], tmp_path / "b.png")
+    with pytest.raises(ValueError, match="choose one of"):
+        write_picture(picture, picture.rgb, tmp_path / "b.psd", format="psd")
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path):
+    picture = read_picture(saved(tmp_path, picture_of("RGB", 300, 300), "a.bmp", "BMP"))
+    target = tmp_path / "out" / "b.bmp"
+    write_picture(picture, picture.rgb, target)
+    before = target.read_bytes()
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(MediaError, match="disk is full"):
+            write_picture(picture, 255 - picture.rgb, target)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [each.name for each in target.parent.iterdir()] == ["b.bmp"]
+    assert target.read_bytes() == before
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
+    picture = read_picture(saved(tmp_path, picture_of("RGB"), "a.png", "PNG"))
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(media_files.os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_picture(picture, picture.rgb, tmp_path / "out" / "b.png")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_format_too_small_for_the_picture_says_so(tmp_path):
+    picture = read_picture(saved(tmp_path, Image.new("RGB", (17_000, 2)), "a.png", "PNG"))
+    with pytest.raises(MediaError, match="choose another format"):
+        write_picture(picture, picture.rgb, tmp_path / "b.webp", format="webp")
+    assert not (tmp_path / "b.webp").exists()
+
+
+def test_the_largest_image_stays_within_its_memory(tmp_path):
+    """Half of 100 megapixels in a process of its own: reading and writing at most 15 bytes each."""
+    saved(tmp_path, Image.new("RGB", (10_000, 5_000), (1, 2, 3)), "a.png", "PNG", compress_level=1)
+    code = (
+        "import resource, media_files as m\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+        "before = peak(); picture = m.read_picture('a.png')\n"
+        "m.write_picture(picture, picture.rgb, 'b.jpg', format='jpg')\n"
+        "print((peak() - before) / 50e6)"
+    )
+    here = Path(media_files.__file__).parent
+    command = [sys.executable, "-c", code]
+    environment = os.environ | {"PYTHONPATH": str(here)}
+    run = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert float(run.stdout) < 15
+
+
+# Planning -------------------------------------------------------------------------------------
+
+
+def touched(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    return folder
+
+
+def names_of(plan: Plan, root: Path) -> list[str]:
+    return [str(job.target.relative_to(root)) for job in plan.jobs]
+
+
+def test_folders_keep_structure_and_natural_order(tmp_path):
+    source = touched(
+        tmp_path / "in", "a10.png", "a2.PNG", "b/c/d.jpg", ".hidden.png", "notes.txt", "z.mp4"
+    )
+    touched(source, ".secret/a.png", media_files.PARTIAL + "12.png")
+    plan = plan_jobs(source, tmp_path / "out")
+    assert names_of(plan, tmp_path / "out") == ["a2.PNG", "a10.png", "b/c/d.jpg", "z.mp4"]
+    assert [job.kind for job in plan.jobs] == ["image"] * 3 + ["video"]
+    assert [path.name for path in plan.ignored] == ["notes.txt"]
+    assert not plan.problems
+
+
+def test_collisions_get_distinct_stable_names(tmp_path):
+    names = ["a.png", "a.jpg", "a_png.bmp", "b.png", "v.avi", "v.webm", "v.mkv"]
+    source = touched(tmp_path / "in", *names)
+    plan = plan_jobs(source, tmp_path / "out", format="webp")
+    targets = names_of(plan, tmp_path / "out")
+    assert len(set(targets)) == len(names)
+    assert {"a_jpg.webp", "a_png.webp", "a_png_.webp", "b.webp"} < set(targets)
+    assert {"v_avi.mkv", "v_webm.mkv", "v_mkv.mkv"} < set(targets)
+    assert names_of(plan_jobs(source, tmp_path / "out", format="webp"), tmp_path / "out") == targets
+
+
+def test_finished_files_are_skipped_unless_overwritten(tmp_path):
+    source = touched(tmp_path / "in", "a.png", "b.png")
+    touched(tmp_path / "out", "a.png")
+    plan = plan_jobs(source, tmp_path / "out")
+    assert [job.source.name for job in plan.finished] == ["a.png"]
+    assert [job.source.name for job in plan.jobs] == ["b.png"]
+    assert len(plan_jobs(source, tmp_path / "out", overwrite=True).jobs) == 2
+
+
+def test_loops_end_and_dangling_links_are_reported(tmp_path):
+    source = touched(tmp_path / "in", "a/x.png", "b/y.png")
+    (source / "a" / "up").symlink_to(source)
+    (source / "self.png").symlink_to(source / "self.png")
+    (source / "gone.jpg").symlink_to(tmp_path / "nowhere")
+    plan = plan_jobs(source, tmp_path / "out")
+    assert names_of(plan, tmp_path / "out") == ["a/x.png", "b/y.png"]
+    assert sorted(problem.path.name for problem in plan.problems) == ["gone.jpg", "self.png"]
+
+
+@pytest.mark.parametrize("output", ["in", "in/out", "in/../in", "link", "."])
+def test_outputs_that_would_be_inputs_are_refused(tmp_path, output):
+    source = touched(tmp_path / "in", "a.png", "in/b.png")
+    (tmp_path / "link").symlink_to(source)
+    with pytest.raises(MediaError, match="choose another"):
+        plan_jobs(source, tmp_path / output)
+
+
+def test_an_input_folder_that_links_to_the_output_is_refused(tmp_path):
+    source = touched(tmp_path / "in", "a.png")
+    touched(tmp_path / "out", "b.png")
+    (source / "results").symlink_to(tmp_path / "out")
+    with pytest.raises(MediaError, match="choose another"):
+        plan_jobs(source, tmp_path / "out")
+
+
+def test_single_files(tmp_path):
+    source = touched(tmp_path, "a.png", "clip.webm", "b.psd", "extensionless") / "a.png"
+    assert names_of(plan_jobs(source, tmp_path / "out"), tmp_path) == ["out/a.png"]
+    clip = plan_jobs(tmp_path / "clip.webm", tmp_path / "out").jobs[0]
+    assert (clip.kind, clip.target.name) == ("video", "clip.mkv")
+    assert plan_jobs(tmp_path / "extensionless", tmp_path / "out").jobs[0].kind == "image"
+    assert "choose a format" in plan_jobs(tmp_path / "b.psd", tmp_path / "out").problems[0].reason
+    assert "source itself" in plan_jobs(source, tmp_path, overwrite=True).problems[0].reason
+    with pytest.raises(MediaError, match="no such file"):
+        plan_jobs(tmp_path / "none.png", tmp_path / "out")
+    with pytest.raises(ValueError, match="choose one of"):
+        plan_jobs(source, tmp_path / "out", format="docx")
+
+
+# Video ----------------------------------------------------------------------------------------
+
+
+def frames_of(path: Path) -> list[av.VideoFrame]:
+    with av.open(str(path)) as container:
+        return list(container.decode(video=0))
+
+
+def packets_of(path: Path, kind: str) -> list[str]:
+    with av.open(str(path)) as container:
+        stream = getattr(container.streams, kind)[0]
+        # MP4 fills the silence between two subtitles with empty ones of two bytes
+        packets = [bytes(packet) for packet in container.demux(stream) if packet.size > 2]
+    return [hashlib.sha256(packet).hexdigest() for packet in packets]
+
+
+def times_of(path: Path) -> list[Fraction]:
+    return [frame.pts * frame.time_base for frame in frames_of(path)]
+
+
+def unchanged(frames):
+    return frames
+
+
+def in_batches_of_3(frames):
+    held = []
+    for frame in frames:
+        held.append(frame)
+        if len(held) == 3:
+            yield from held
+            held = []
+    yield from held
+
+
+UNEVEN = (0, 1000, 1500, 4000, 9000, 9100, 12345)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".ts"])
+@pytest.mark.parametrize("transform", [unchanged, in_batches_of_3])
+def test_uneven_frame_times_are_kept_exactly(tmp_path, suffix, transform):
+    source = make_video(tmp_path / f"a{suffix}", times=UNEVEN, audio="aac")
+    seen = []
+    report = transform_video(
+        source, tmp_path / f"out/b{suffix}", transform, preset="veryfast", progress=seen.append
+    )
+    assert times_of(tmp_path / f"out/b{suffix}") == times_of(source)
+    assert report.frames == len(UNEVEN) == sum(seen)
+    if suffix == ".mp4":
+        assert media_files.frame_count_hint(tmp_path / "out/b.mp4") == len(UNEVEN)
+    assert [each.name for each in (tmp_path / "out").iterdir()] == [f"b{suffix}"]
+
+
+def test_times_that_do_not_start_at_zero_are_kept(tmp_path):
+    source = make_video(tmp_path / "a.mkv", times=(9000, 9900, 18000), audio="aac")
+    transform_video(source, tmp_path / "b.mkv", unchanged)
+    assert times_of(tmp_path / "b.mkv") == times_of(source)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "audio"), [(".mp4", "aac"), (".mkv", "flac"), (".webm", "libopus")]
+)
+def test_audio_is_copied_byte_for_byte(tmp_path, suffix, audio):
+    codec = "libvpx" if suffix == ".webm" else "libx264"
+    source = make_video(tmp_path / f"a{suffix}", codec=codec, audio=audio)
+    job = plan_jobs(source, tmp_path / "out").jobs[0]
+    report = transform_video(source, job.target, unchanged)
+    assert report.copied_streams == 1
+    assert not report.notes
+    assert packets_of(job.target, "audio") == packets_of(source, "audio")
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".mkv", "subrip"), (".mp4", "mov_text")])
+def test_subtitles_metadata_and_language_are_copied(tmp_path, suffix, codec):
+    source = make_video(tmp_path / f"a{suffix}", subtitles=codec)
+    target = tmp_path / "out" / source.name
+    report = transform_video(source, target, unchanged)
+    assert report.copied_streams == 1
+    assert packets_of(target, "subtitles") == packets_of(source, "subtitles")
+    with av.open(str(target)) as container:
+        assert container.metadata["title"] == "harbour"
+        assert container.streams.subtitles[0].language == "fra"
+
+
+@pytest.mark.parametrize("rotation", [0, 90, 180, -90])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_rotation_stays_an_instruction_to_the_player(tmp_path, rotation, suffix):
+    source = make_video(tmp_path / f"a{suffix}", rotation=rotation)
+    transform_video(source, tmp_path / f"b{suffix}", unchanged)
+    before, after = frames_of(source)[0], frames_of(tmp_path / f"b{suffix}")[0]
+    assert after.rotation == before.rotation
+    assert abs(after.rotation) == abs(rotation)
+    assert (after.width, after.height) == (before.width, before.height)
+
+
+@pytest.mark.parametrize("size", [(63, 48), (64, 47), (35, 33)])
+def test_odd_sizes_lose_no_row_or_column(tmp_path, size):
+    source = make_video(tmp_path / "a.mkv", codec="ffv1", pix_fmt="bgr0", size=size)
+    report = transform_video(source, tmp_path / "b.mkv", unchanged, crf=1)
+    before, after = frames_of(source)[0], frames_of(tmp_path / "b.mkv")[0]
+    assert (after.width, after.height) == size
+    assert after.format.name == "yuv444p"
+    assert "odd" in report.notes[0]
+    change = after.to_ndarray(format="rgb24").astype(int) - before.to_ndarray(format="rgb24")
+    assert np.abs(change[-1]).mean() < 3
+    assert np.abs(change[:, -1]).mean() < 3
+
+
+@pytest.mark.parametrize("matrix", [1, 5, 6, 9])
+@pytest.mark.parametrize("full", [False, True])
+def test_colours_and_their_tags_are_kept(tmp_path, matrix, full):
+    yuv = (120, 100, 150)
+    source = make_video(tmp_path / "a.mkv", yuv=yuv, matrix=matrix, full_range=full)
+    transform_video(source, tmp_path / "b.mkv", unchanged, crf=1)
+    before, after = frames_of(source)[0], frames_of(tmp_path / "b.mkv")[0]
+    for tag in ("colorspace", "color_range", "color_primaries", "color_trc"):
+        assert getattr(after, tag) == getattr(before, tag)
+    for plane, other in zip(after.planes, before.planes, strict=True):
+        values = [
+            np.frombuffer(each, np.uint8).astype(int)[: each.width] for each in (plane, other)
+        ]
+        assert np.abs(values[0] - values[1]).max() <= (1 if full else 0)
+
+
+@pytest.mark.parametrize("matrix", [1, 5])
+def test_the_transform_sees_true_colours(tmp_path, matrix):
+    luma, blue, red = 120, 100, 150
+    source = make_video(tmp_path / "a.mkv", yuv=(luma, blue, red), matrix=matrix)
+    weight_red, weight_blue = {1: (0.2126, 0.0722), 5: (0.299, 0.114)}[matrix]
+    light, cb, cr = (luma - 16) / 219, (blue - 128) / 224, (red - 128) / 224
+    r, b = light + 2 * (1 - weight_red) * cr, light + 2 * (1 - weight_blue) * cb
+    g = (light - weight_red * r - weight_blue * b) / (1 - weight_red - weight_blue)
+    seen = []
+
+    def look(frames):
+        for frame in frames:
+            seen.append(frame.reshape(-1, 3).mean(axis=0))
+            yield frame
+
+    transform_video(source, tmp_path / "b.mkv", look)
+    np.testing.assert_allclose(seen, [np.array([r, g, b]) * 255] * len(seen), atol=1.01)
+
+
+def test_the_transform_is_applied(tmp_path):
+    source = make_video(tmp_path / "a.mp4")
+    transform_video(source, tmp_path / "b.mp4", lambda frames: (255 - each for each in frames))
+    options = {"format": "rgb24", "interpolation": media_files.EXACT}
+    before, after = (
+        frames_of(tmp_path / name)[0].to_ndarray(**options) for name in ("a.mp4", "b.mp4")
+    )
+    assert np.abs((255 - before).astype(int) - after).mean() < 4
+
+
+def test_the_transform_may_decode_in_a_thread_of_its_own(tmp_path):
+    source = make_video(tmp_path / "a.mp4", times=range(0, 36_000, 360), audio="aac")
+
+    def ahead(frames):
+        ready: queue.Queue = queue.Queue(maxsize=2)
+        fill = [lambda: [ready.put(each) for each in frames], lambda: ready.put(None)]
+        thread = threading.Thread(target=lambda: [step() for step in fill], daemon=True)
+        thread.start()
+        while (frame := ready.get(timeout=20)) is not None:
+            yield frame
+        thread.join()
+
+    transform_video(source, tmp_path / "b.mp4", ahead, preset="ultrafast")
+    assert times_of(tmp_path / "b.mp4") == times_of(source)
+    assert packets_of(tmp_path / "b.mp4", "audio") == packets_of(source, "audio")
+
+
+@pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG")])
+def test_hdr_is_refused(tmp_path, transfer, name):
+    source = make_video(tmp_path / "a.mkv", yuv=(120, 100, 150), matrix=9, transfer=transfer)
+    with pytest.raises(MediaError, match=name):
+        transform_video(source, tmp_path / "b.mkv", unchanged)
+
+
+def test_an_interrupted_video_leaves_nothing(tmp_path):
+    source = make_video(tmp_path / "a.mp4", audio="aac")
+
+    def broken(frames):
+        yield next(frames)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        transform_video(source, tmp_path / "out" / "a.mp4", broken)
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        lambda frames: list(frames)[:-1],
+        lambda frames: list(frames) * 2,
+        lambda frames: [next(frames)],
+        lambda frames: (frame[:-2] for frame in frames),
+        lambda frames: (frame / 255 for frame in frames),
+    ],
+)
+def test_a_transform_that_breaks_its_promise_is_refused(tmp_path, transform):
+    source = make_video(tmp_path / "a.mp4")
+    with pytest.raises(ValueError, match="the transform"):
+        transform_video(source, tmp_path / "b.mp4", transform)
+    assert not (tmp_path / "b.mp4").exists()
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm"])
+@pytest.mark.parametrize("share", [0.01, 0.5])
+def test_truncated_videos_are_refused(tmp_path, suffix, share):
+    codec = "libvpx" if suffix == ".webm" else "libx264"
+    times = range(0, 9000 * 4, 360)
+    source = make_video(tmp_path / f"a{suffix}", codec=codec, times=times, noise=True)
+    source.write_bytes(source.read_bytes()[: int(source.stat().st_size * share)])
+    with pytest.raises(MediaError, match="a" + suffix):
+        transform_video(source, tmp_path / "b.mkv", unchanged, preset="ultrafast")
+    assert not (tmp_path / "b.mkv").exists()
+
+
+def test_what_is_no_video_is_refused(tmp_path):
+    for content in (b"", b"text\n" * 99, bytes(5000)):
+        (tmp_path / "a.mp4").write_bytes(content)
+        with pytest.raises(MediaError, match="a.mp4"):
+            transform_video(tmp_path / "a.mp4", tmp_path / "b.mp4", unchanged)
+    with pytest.raises(MediaError, match="no such file"):
+        transform_video(tmp_path / "none.mp4", tmp_path / "b.mp4", unchanged)
+    with pytest.raises(MediaError, match="use one of"):
+        transform_video(make_video(tmp_path / "c.mp4"), tmp_path / "b.webm", unchanged)
+
+
+def test_a_full_disk_stops_a_video_cleanly(tmp_path):
+    source = make_video(tmp_path / "a.mp4", size=(160, 120), times=range(0, 9000, 360), noise=True)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(MediaError, match="disk is full"):
+            transform_video(source, tmp_path / "out" / "b.mp4", unchanged, crf=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not list((tmp_path / "out").iterdir())
+
+
+# Everything at once ---------------------------------------------------------------------------
+
+
+def test_the_stress_corpus_goes_through_with_nothing_lost(tmp_path):
+    corpus = make_stress_corpus(tmp_path / "in")
+    assert len(corpus) >= 60
+    plan = plan_jobs(tmp_path / "in", tmp_path / "out")
+    outcomes = {problem.path: "fails" for problem in plan.problems}
+    outcomes |= dict.fromkeys(plan.ignored, "ignored")
+    for job in plan.jobs:
+        try:
+            if job.kind == "video":
+                transform_video(job.source, job.target, unchanged, preset="ultrafast")
+            else:
+                picture = read_picture(job.source)
+                write_picture(picture, picture.rgb, job.target)
+                again = read_picture(job.target)
+                assert again.rgb.shape == picture.rgb.shape
+                assert again.rgb.dtype == picture.rgb.dtype
+            outcomes[job.source] = "ok"
+        except MediaError as error:
+            assert job.source.name in str(error) or job.target.name in str(error)
+            assert not job.target.exists()
+            outcomes[job.source] = "fails"
+    visible = {path: expected for path, expected in corpus.items() if expected != "unseen"}
+    assert outcomes == visible
+    written = {path for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert written == {job.target for job in plan.jobs if outcomes[job.source] == "ok"}
+    again = plan_jobs(tmp_path / "in", tmp_path / "out")
+    assert len(again.finished) == len(written)
