@@ -118,7 +118,7 @@ class DataConfig:
 class DegradationConfig:
     """Ranges of the synthetic blur: (lowest, highest), drawn uniformly if not said otherwise.
 
-    `motion=1, video_call=0` is the blur of GoPro and REDS alone, `motion=0, video_call=1` its opposite.
+    `motion=1, video_call=0` is the blur of GoPro and REDS alone; calls alone are the opposite.
     """
 
     motion: float = 0.60
@@ -131,21 +131,21 @@ class DegradationConfig:
     length_power: float = 2.0
     """Lengths follow a uniform number to this power: 2 has the median at a quarter of the range."""
     bend: float = 1.5
-    """Largest curvature and jitter of a path relative to its straight part; drawn by a cube, so that
+    """Largest curvature and jitter of a path relative to its straight part; the draw is a cube, so
     most paths are nearly straight."""
     swing: float = 0.3
     """Largest displacement by roll, zoom and tilt at the image corner, as a share of the length."""
     spacing: tuple[float, float] = (0.8, 4.0)
-    """Pixels between averaged frames: below 1 smooth as REDS (1920 fps), 4 ghosts as GoPro (240 fps)."""
+    """Pixels between averaged frames: 1 is smooth as REDS (1920 fps), 4 ghosts as GoPro (240)."""
     object_chance: float = 0.35
     """Probability, given motion, of an object: a soft random mask with a path of its own."""
-    exponent: tuple[float, float] = (1.0, 4.5)
-    """Exponent to linear light. The one that keeps the mean of blocks was measured on pairs: 1.0 in
-    GoPro `blur`, 3 to 5 in REDS. GoPro `blur_gamma` has 2.2."""
+    response: tuple[float, float] = (0.0, 6.5)
+    """Camera response k in light = expm1(k * value) / expm1(k). The k that keeps the mean of blocks
+    of real pairs is 0 for GoPro `blur` and 5 to 6 for REDS; 2.2 stands for gamma 2.2."""
     highlight: tuple[float, float] = (0.0, 3.0)
     """By how much clipped white exceeded white (1): above 0, lights draw saturated streaks."""
     faint_noise: tuple[float, float] = (0.0, 0.006)
-    """Standard deviation of noise after motion alone, 1 is white: averaged frames have hardly any."""
+    """Standard deviation of noise after motion alone, 1 is white: averaging leaves hardly any."""
     call_motion_chance: float = 0.4
     """Probability of motion in a video call image."""
     call_length: tuple[float, float] = (0.0, 14.0)
@@ -153,7 +153,7 @@ class DegradationConfig:
     lens_chance: float = 0.5
     """Probability of lens blur in a video call: fixed-focus cameras, faces out of focus."""
     lens_radius: tuple[float, float] = (0.4, 4.0)
-    """Radius of the lens blur, pixels: a disk with soft edge, or a Gaussian of half the deviation."""
+    """Radius of the lens blur, pixels: a disk, or a Gaussian of half that standard deviation."""
     noise_chance: float = 0.6
     """Probability of sensor noise in a video call."""
     noise: tuple[float, float] = (0.003, 0.04)
@@ -181,7 +181,7 @@ class DegradationConfig:
             raise ValueError(
                 f"motion + video_call must not exceed 1: {self.motion + self.video_call}"
             )
-        for name in ("spacing", "exponent", "length_power"):
+        for name in ("spacing", "length_power", "lens_radius"):
             if np.min(getattr(self, name)) <= 0:
                 raise ValueError(f"{name} must be above 0: {getattr(self, name)}")
         if self.rescale[0] < 1:
@@ -799,9 +799,8 @@ class TestImages(Dataset):
 
 def generators_for(seed: int, indices: Sequence[int]) -> list[torch.Generator]:
     """One CPU generator per index: a function of (seed, index) alone, so equal on every process."""
-    states = (np.random.SeedSequence((seed, int(index))).generate_state(2) for index in indices)
-    seeds = (int(low) | (int(high) & 0x7FFFFFFF) << 32 for low, high in states)
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
+    states = (np.random.SeedSequence((seed, int(i))).generate_state(1) for i in indices)
+    return [torch.Generator().manual_seed(int(state[0])) for state in states]
 
 
 @dataclass(frozen=True)
@@ -826,6 +825,16 @@ class Dice:
         return torch.randn(image.shape, generator=generator, device=image.device)
 
 
+def to_light(values: Tensor, response: float) -> Tensor:
+    """Stored values in [0, 1] -> linear light in [0, 1]; `response` 0 is the identity."""
+    return torch.expm1(values * response) / math.expm1(response) if response else values
+
+
+def to_values(light: Tensor, response: float) -> Tensor:
+    """Inverse of `to_light`."""
+    return torch.log1p(light * math.expm1(response)) / response if response else light
+
+
 def camera_path(dice: Dice, frames: int, length: float, config: DegradationConfig) -> Tensor:
     """Poses (T, 6): shift x, y in pixels, then roll, zoom, tilt x, y in pixels at the corner.
 
@@ -839,9 +848,8 @@ def camera_path(dice: Dice, frames: int, length: float, config: DegradationConfi
     basis = torch.stack([time, bend * time**2, bend * time**3, 0.3 * bend * tremor], dim=1)
     pose = basis @ dice.normal(4, 6)
     pose[:, :2] *= length / pose[:, :2].diff(dim=0).norm(dim=1).sum().clamp(min=1e-6)
-    pose[:, 2:] *= (
-        length * config.swing * dice.uniform() / 2 / pose[:, 2:].abs().amax().clamp(min=1e-6)
-    )
+    swing = length * config.swing * dice.uniform() / 2  # to either side
+    pose[:, 2:] *= swing / pose[:, 2:].abs().amax().clamp(min=1e-6)
     return pose
 
 
@@ -858,16 +866,13 @@ def homographies(pose: Tensor, radius: float) -> Tensor:
 
 
 def warp(image: Tensor, matrices: Tensor) -> Tensor:
-    """`image` (C, H, W) through each homography (T, 3, 3) -> (T, C, H, W), reflected at the border."""
+    """`image` (C, H, W) through each homography (T, 3, 3) -> (T, C, H, W); the border reflects."""
     _, H, W = image.shape
-    y, x = torch.meshgrid(
-        torch.arange(H, device=image.device) - (H - 1) / 2,
-        torch.arange(W, device=image.device) - (W - 1) / 2,
-        indexing="ij",
-    )
-    pixels = torch.stack([x, y, torch.ones_like(x)]).flatten(1)  # (3, HW)
-    u, v, w = (matrices.to(image.device) @ pixels).unbind(1)
-    grid = torch.stack([u / w * (2 / W), v / w * (2 / H)], dim=2).view(-1, H, W, 2)
+    x = torch.arange(W, device=image.device) - (W - 1) / 2
+    y = torch.arange(H, device=image.device)[:, None] - (H - 1) / 2
+    m = matrices.to(image.device)[..., None, None]
+    u, v, w = (m[:, i, 0] * x + m[:, i, 1] * y + m[:, i, 2] for i in range(3))  # no matmul: TF32
+    grid = torch.stack([u / w * (2 / W), v / w * (2 / H)], dim=-1)  # (T, H, W, 2)
     frames = image.expand(len(matrices), -1, -1, -1)
     return F.grid_sample(frames, grid, padding_mode="reflection", align_corners=False)
 
@@ -889,7 +894,7 @@ def move(
     low, high = lengths
     drawn = [low + (high - low) * dice.uniform() ** config.length_power for _ in range(2)]
     half = math.ceil(max(drawn[: 1 + with_object]) / dice.uniform(*config.spacing) / 2)
-    frames = 2 * min(max(half, 3), 24) + 1
+    frames = 2 * min(max(half, 3), 24) + 1  # odd, at least GoPro's 7
     radius = max(128.0, math.hypot(H, W) / 2)
     camera, thing = (
         homographies(camera_path(dice, frames, length, config), radius) for length in drawn
@@ -960,15 +965,15 @@ def degrade_image(sharp: Tensor, dice: Dice, config: DegradationConfig) -> Tenso
     if kind >= config.motion + config.video_call:
         return sharp
     call = kind >= config.motion
-    exponent = dice.uniform(*config.exponent)
-    light = sharp**exponent
+    response = dice.uniform(*config.response)
+    light = to_light(sharp, response)
     clipped = ((sharp - 0.96) / 0.04).clamp(0, 1)  # 0.96: only what the camera may have clipped
     light = light * (1 + clipped * dice.uniform(*config.highlight))
     if call and dice.chance(config.lens_chance):
         light = lens_blur(light, dice.uniform(*config.lens_radius), gaussian=dice.chance(0.5))
     if dice.chance(config.call_motion_chance if call else 1.0):
         light = move(light, dice, config.call_length if call else config.length, config)
-    image = light.clamp(0, 1) ** (1 / exponent)
+    image = to_values(light.clamp(0, 1), response)
     deviation = dice.uniform(*(config.noise if call else config.faint_noise))
     if deviation and dice.chance(config.noise_chance if call else 1.0):
         shot = dice.uniform()
@@ -984,7 +989,7 @@ def degrade(
 
     Image i depends on sharp[i], generators[i] and config alone, so a batch may be split over
     processes at will. The frames of one exposure are rendered together on the device of `sharp`;
-    parameters are drawn on the CPU, and only JPEG waits for the device.
+    parameters are drawn on the CPU, and only JPEG waits for the device. Call it outside autocast.
     """
     if len(generators) != len(sharp):
         raise ValueError(f"{len(sharp)} images need as many generators, got {len(generators)}")
@@ -1389,13 +1394,13 @@ def perceptual_loss(vgg: nn.Module, restored: Tensor, taught: Tensor) -> Tensor:
 
 
 def feature_loss(projected: dict[str, Tensor], taught_taps: dict[str, Tensor]) -> Tensor:
-    """L1 between projected student taps and teacher taps, mean over the taps.
+    """L1 between projected student taps and teacher taps of the same names, mean over the taps.
 
     Student and teacher may pad to different multiples: what both have is compared.
     """
     losses = []
     for name, tap in projected.items():
-        aim = taught_taps[TAPS[name]]
+        aim = taught_taps[name]
         H, W = min(tap.shape[2], aim.shape[2]), min(tap.shape[3], aim.shape[3])
         losses.append(F.l1_loss(tap[..., :H, :W].float(), aim[..., :H, :W].float()))
     return torch.stack(losses).mean()
@@ -1567,9 +1572,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return payload
 
 
-def network_payload(net: nn.Module, config: Config, **more: Any) -> dict[str, Any]:
+def network_payload(net: nn.Module, **more: Any) -> dict[str, Any]:
     """What a shipped network holds: its weights, and a student's settings, which rebuild it."""
-    settings = {"student": config_to_dict(config.student)} if isinstance(net, SEUNet) else {}
+    settings = {"student": config_to_dict(net.config)} if isinstance(net, SEUNet) else {}
     return {**settings, "params": net.state_dict(), **more}
 
 
@@ -1749,6 +1754,7 @@ def evaluate_quality(
     loader = DataLoader(images, None, sampler=share, num_workers=min(2, config.data.workers))
     sums = dict.fromkeys((f"{m}_{n}" for n in ("blurry", *nets) for m in ("psnr", "ssim")), 0.0)
     for index, blurry, sharp in tqdm(loader, "evaluate", disable=not runtime.is_main, leave=False):
+        blurry, sharp = blurry.numpy(), sharp.numpy()  # the loader hands over tensors
         shown = {"blurry": blurry}
         for name, net in nets.items():
             shown[name] = sharpen_image(net, blurry, runtime, config.infer_config)
@@ -1974,17 +1980,17 @@ class Trainee(nn.Module):
     def __init__(self, net: nn.Module, teacher: Restormer | None):
         super().__init__()
         self.net = net
-        self.projections = nn.ModuleDict()
+        self.projections = nn.ModuleDict()  # by the name of the teacher's tap
         if teacher is not None:
-            for name, channels in net.tap_channels.items():
-                aim = teacher.tap_channels[TAPS[name]]
-                self.projections[name] = nn.Conv2d(channels, aim, 1)
+            for name, aim in TAPS.items():
+                channels = net.tap_channels[name], teacher.tap_channels[aim]
+                self.projections[aim] = nn.Conv2d(*channels, 1)
 
     def forward(self, blurry: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         if not self.projections:
             return self.net(blurry), {}
         restored, taps = self.net(blurry, return_taps=True)
-        return restored, {name: self.projections[name](taps[name]) for name in self.projections}
+        return restored, {aim: self.projections[aim](taps[name]) for name, aim in TAPS.items()}
 
 
 def build_network(config: Config) -> nn.Module:
@@ -2010,7 +2016,6 @@ class TrainState:
         """What last.pth holds; like every checkpoint also `student` and `params`."""
         return network_payload(
             self.trainee.net,
-            config,
             ema=self.ema.state_dict(),
             projections=self.trainee.projections.state_dict(),
             optimizer=self.optimizer.state_dict(),
@@ -2241,11 +2246,11 @@ def train(config: Config, runtime: Runtime) -> Path:
                 runtime.save(settings.folder / "last.pth", state.payload(config))
             if leaving:
                 runtime.say(f"stopped after step {state.step} of {steps}; go on with --resume")
-                raise SystemExit(130)
+                raise SystemExit(128 + (stop.number or signal.SIGTERM))
 
     kind = "student_model" if settings.network == "student" else "restormer"
     final = settings.folder / f"{kind}_ema_final_epoch_{settings.epochs:03d}.pth"
-    runtime.save(final, network_payload(state.ema, config, step=state.step))
+    runtime.save(final, network_payload(state.ema, step=state.step))
     runtime.say(f"final weights: {final}")
     return final
 
@@ -2274,7 +2279,7 @@ def evaluate_training(state: TrainState, config: Config, runtime: Runtime, log: 
     )
     if result["psnr_restored"] > state.best:
         state.best = result["psnr_restored"]
-        payload = network_payload(state.ema, config, step=state.step, psnr=state.best)
+        payload = network_payload(state.ema, step=state.step, psnr=state.best)
         runtime.save(config.train.folder / "best.pth", payload)
 
 

@@ -60,7 +60,7 @@ def test_frequency_loss_is_the_l1_of_the_spectrum(images):
 
 
 def test_feature_loss_compares_taps_of_equal_resolution():
-    ours = {"half": torch.zeros(1, 2, 8, 8), "quarter": torch.zeros(1, 2, 4, 4)}
+    ours = {"encoder_level2": torch.zeros(1, 2, 8, 8), "encoder_level3": torch.zeros(1, 2, 4, 4)}
     theirs = {
         "encoder_level2": torch.full((1, 2, 8, 8), 3.0),
         "encoder_level3": torch.full((1, 2, 4, 4), -1.0),
@@ -70,7 +70,7 @@ def test_feature_loss_compares_taps_of_equal_resolution():
 
 
 def test_feature_loss_survives_different_padding():
-    ours = {"half": torch.zeros(1, 2, 10, 8)}
+    ours = {"encoder_level2": torch.zeros(1, 2, 10, 8)}
     assert script.feature_loss(ours, {"encoder_level2": torch.ones(1, 2, 8, 12)}).item() == 1.0
 
 
@@ -112,7 +112,7 @@ def test_unknown_vgg_layer_is_named(vgg_file):
 
 def test_total_is_the_weighted_sum_of_its_terms(images):
     restored, sharp, taught = images
-    taps = {"half": torch.rand(2, 4, 12, 16)}
+    taps = {"encoder_level2": torch.rand(2, 4, 12, 16)}
     theirs = {"encoder_level2": torch.rand(2, 4, 12, 16)}
     config = script.LossConfig(perceptual=0, frequency=0.5)
     total, terms = script.distillation_loss(restored, sharp, config, taught, taps, theirs)

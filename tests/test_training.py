@@ -1,0 +1,291 @@
+"""Training: resumed equals unbroken, accumulation equals a larger batch, the teacher stays as it is."""
+
+import copy
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import changed
+
+import main_sharpening_script as script
+
+
+def weights(path):
+    return script.load_checkpoint(path)["params"]
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def run(runtime):
+    def train(config):
+        return script.train(config, runtime)
+
+    return train
+
+
+def test_a_run_writes_what_readme_promises(config, run):
+    final = run(config)
+    folder = config.train.folder
+    assert final == folder / "student_model_ema_final_epoch_002.pth"
+    assert {"last.pth", "best.pth", "metrics.jsonl", "tensorboard"} <= {
+        path.name for path in folder.iterdir()
+    }
+    assert sorted(path.name for path in config.train.samples.iterdir()) == sorted(
+        f"{index}{kind}.png" for index in range(3) for kind in ("", "_strip")
+    )
+    logged = [line for line in lines(folder) if "loss" in line]
+    assert [line["step"] for line in logged] == [1, 2, 3, 4, 5, 6]
+    assert {"recon", "feature", "kl", "ssim", "frequency", "waiting_for_data"} <= logged[0].keys()
+    assert [line["step"] for line in lines(folder) if "test/psnr_restored" in line] == [3, 6]
+    assert script.load_student(final).config == config.student
+
+
+def test_the_shipped_weights_hold_no_projections_and_no_teacher(config, run):
+    student = script.SEUNet(config.student).state_dict()
+    assert weights(run(config)).keys() == student.keys()
+
+
+def test_the_average_is_what_is_saved(config, run):
+    final = weights(run(config))
+    last = script.load_checkpoint(config.train.folder / "last.pth")
+    assert same(final, last["ema"])
+    assert not same(final, last["params"])
+
+
+def test_projections_and_student_learn_the_teacher_does_not(config, runtime, run, monkeypatch):
+    built, read = [], script.restormer_from_weights
+
+    def note(path):
+        built.append(read(path))
+        return built[-1]
+
+    monkeypatch.setattr(script, "restormer_from_weights", note)
+    run(config)
+    before = script.fresh_state(config, built[0], runtime).trainee.state_dict()
+    last = script.load_checkpoint(config.train.folder / "last.pth")
+    assert not same({k: v for k, v in before.items() if "net." not in k}, last["projections"])
+    for name, value in last["projections"].items():
+        assert not torch.equal(value, before[f"projections.{name}"]), name
+    assert same(read(config.teacher.weights).state_dict(), built[0].state_dict())
+    assert all(p.grad is None and not p.requires_grad for p in built[0].parameters())
+
+
+def test_accumulating_four_times_one_equals_one_times_four(config, runtime):
+    """Gradients of the same eight crops, however they are cut into micro-batches."""
+    config = changed(config, data={"batch_size": 8}, loss=script.LossConfig(1, 0, 0, 0, 0, 0))
+    dataset = script.GoProSharpeningDataset(
+        script.split_pairs(config, "train"), config.data, config.train.seed
+    )
+    blurry, sharp = script.prepare_batch(
+        next(script.training_batches(dataset, 0, runtime)), config, runtime.device
+    )
+    gradients = []
+    for parts in (1, 4):
+        trainee = script.fresh_state(config, None, runtime).trainee
+        for a, b in zip(blurry.chunk(parts), sharp.chunk(parts), strict=True):
+            total, _ = script.distillation_loss(trainee(a)[0], b, config.loss)
+            (total / parts).backward()
+        gradients.append([p.grad for p in trainee.parameters()])
+    for a, b in zip(*gradients, strict=True):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("synthetic", [False, True])
+def test_interrupted_and_resumed_equals_unbroken(config, run, tmp_path, monkeypatch, synthetic):
+    if synthetic:
+        for index in range(6):
+            (config.data.root / "train" / "blurred" / f"{index}.png").unlink()
+        (config.data.root / "train" / "blurred").rmdir()
+    unbroken = weights(run(config))
+    broken = changed(config, train={"folder": tmp_path / "broken"})
+    update = script.update_ema
+
+    def power_cut(*arguments):
+        update(*arguments)
+        if sum("loss" in line for line in lines(broken.train.folder)) >= 4:
+            raise KeyboardInterrupt  # after step 4 was saved, in the middle of step 5
+
+    monkeypatch.setattr(script, "update_ema", power_cut)
+    with pytest.raises(KeyboardInterrupt):
+        run(broken)
+    monkeypatch.setattr(script, "update_ema", update)
+    assert script.load_checkpoint(broken.train.folder / "last.pth")["step"] == 4
+    resumed = run(changed(broken, resume=True))
+    assert same(weights(resumed), unbroken)
+    losses = [
+        [line["loss"] for line in lines(folder) if "loss" in line]
+        for folder in (config.train.folder, broken.train.folder)
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_workers_do_not_change_the_result(config, run, tmp_path):
+    alone = weights(run(config))
+    helped = changed(config, data={"workers": 1}, train={"folder": tmp_path / "helped"})
+    assert same(weights(run(helped)), alone)
+
+
+def test_an_older_training_is_not_overwritten(config, run):
+    run(config)
+    before = (config.train.folder / "last.pth").read_bytes()
+    with pytest.raises(script.SharpeningError, match=r"--resume.*--overwrite"):
+        run(config)
+    assert (config.train.folder / "last.pth").read_bytes() == before
+    run(changed(config, overwrite=True))
+
+
+def test_a_non_finite_loss_names_step_and_files_and_keeps_what_was_saved(config, run, monkeypatch):
+    loss, calls = script.distillation_loss, []
+
+    def poisoned(*arguments):
+        total, terms = loss(*arguments)
+        calls.append(total)
+        return (total * float("nan") if len(calls) == 7 else total), terms
+
+    monkeypatch.setattr(script, "distillation_loss", poisoned)
+    with pytest.raises(script.SharpeningError, match=r"nan at step 4 .*sharp.\d\.png.*--resume"):
+        run(config)
+    saved = script.load_checkpoint(config.train.folder / "last.pth")
+    assert saved["step"] == 3
+    assert all(value.isfinite().all() for value in saved["params"].values())
+
+
+def test_a_damaged_training_image_is_named_before_anything_is_written(config, run):
+    path = config.data.root / "train" / "sharp" / "2.png"
+    path.write_bytes(path.read_bytes()[:900])
+    with pytest.raises(script.MediaError, match=r"sharp.2\.png"):
+        run(config)
+    assert not (config.train.folder / "last.pth").exists()
+
+
+def test_missing_teacher_weights_say_where_to_get_them(config, run, tmp_path):
+    missing = changed(config, teacher={"weights": tmp_path / "absent.pth"})
+    with pytest.raises(script.SharpeningError, match=r"absent\.pth.*releases.*--demo"):
+        run(missing)
+
+
+def test_resuming_another_architecture_is_refused(config, run):
+    run(config)
+    other = changed(config, resume=True, student={"width": 8})
+    with pytest.raises(script.SharpeningError, match=r"last\.pth does not fit"):
+        run(other)
+
+
+def test_a_restormer_trains_from_scratch_and_then_teaches(config, run, tmp_path):
+    alone = script.LossConfig(perceptual=0, feature=0, kl=0)
+    small = {"dim": 4, "blocks": (1, 1, 1, 1), "refinement_blocks": 1, "heads": (1, 1, 2, 2)}
+    scratch = changed(config, loss=alone, train={"network": "restormer"}, teacher=small)
+    path = run(scratch)
+    assert path.name == "restormer_ema_final_epoch_002.pth"
+    taught = changed(
+        config, teacher={"weights": path}, train={"folder": tmp_path / "b", "epochs": 1}
+    )
+    run(taught)
+    assert script.parameters(script.restormer_from_weights(path)) > 0
+
+
+def test_training_lowers_the_loss(config, run):
+    run(changed(config, train={"epochs": 12, "log_every": 6, "evaluate_every": 12}))
+    losses = [line["recon"] for line in lines(config.train.folder) if "recon" in line]
+    assert losses[-1] < losses[0]
+
+
+def test_fewer_steps_than_an_epoch_and_plan(config):
+    assert script.plan_steps(config, 6, 1) == (3, 6)
+    free = changed(config, train={"steps_per_epoch": None})
+    assert script.plan_steps(free, 6, 1) == (2, 4)  # 6 images x 2 crops / (4 crops x 2 micro)
+    assert script.plan_steps(free, 6, 2) == (1, 2)
+
+
+def command(config, tmp_path, *more):
+    """The script as a user would call it, with the settings of `config`."""
+    flags = ["--device", "cpu", "--data.root", config.data.root, "--data.crop", "32"]
+    flags += ["--data.crops-per-image", "2", "--data.workers", "0", "--train.precision", "fp32"]
+    flags += ["--teacher.weights", config.teacher.weights, "--loss.perceptual", "0"]
+    flags += ["--student.width", "4", "--student.max-width", "8", "--student.encoder", "1", "1"]
+    flags += ["--student.middle", "1", "--student.decoder", "1", "1", "--train.log-every", "1"]
+    flags += ["--train.samples", tmp_path / "samples", *more]
+    return [script.__file__, *map(str, flags)]
+
+
+def environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_how_to_go_on(config, tmp_path, kind):
+    folder = tmp_path / "stopped"
+    flags = ["--train.folder", folder, "--train.steps-per-epoch", "100000", "--data.batch-size", 4]
+    process = subprocess.Popen(
+        [sys.executable, *command(config, tmp_path, *flags)],
+        stderr=subprocess.STDOUT,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    deadline = time.monotonic() + 90
+    while not (folder / "metrics.jsonl").is_file() or len(lines(folder)) < 3:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(kind)
+    shown, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + kind
+    assert "--resume" in shown
+    assert script.load_checkpoint(folder / "last.pth")["step"] >= 3
+
+
+def test_two_processes_give_the_losses_of_one(config, tmp_path):
+    """The same global batch on one process and, by torchrun and gloo, on two."""
+    common = ["--train.epochs", 1, "--train.steps-per-epoch", 3, "--train.accumulation", 2]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", f"--master-port={port}"]
+    runs = {"one": (["--data.batch-size", 8], []), "two": (["--data.batch-size", 4], torchrun)}
+    for name, (flags, launcher) in runs.items():
+        call = command(config, tmp_path, *common, *flags, "--train.folder", tmp_path / name)
+        done = subprocess.run(
+            [sys.executable, *launcher, *call],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
+        assert done.returncode == 0, done.stderr
+    one, two = (lines(tmp_path / name) for name in runs)
+    for a, b in zip(one, two, strict=True):
+        for term in set(a) - {"crops_per_second", "waiting_for_data"}:
+            assert a[term] == pytest.approx(b[term], rel=1e-5), (term, a["step"])
+
+
+def test_evaluation_is_shared_out_without_loss(config, runtime):
+    net = script.SEUNet(config.student).eval()
+    whole = script.evaluate_quality({"restored": net}, config, runtime)
+    assert whole["images"] == 3
+    pairs = script.split_pairs(config, "test")
+    blurry, sharp = script.read_pair(pairs[0])
+    single = [script.psnr(*script.read_pair(pair)) for pair in pairs]
+    assert whole["psnr_blurry"] == pytest.approx(np.mean(single))
+    assert whole["ssim_blurry"] < 1
+    assert blurry.shape == sharp.shape
+
+
+def test_ema_network_is_not_the_trained_one(config, runtime):
+    state = script.fresh_state(config, None, runtime)
+    assert same(state.ema.state_dict(), copy.deepcopy(state.trainee.net).state_dict())
+    assert not any(p.requires_grad for p in state.ema.parameters())

@@ -1,0 +1,102 @@
+"""Contact sheet of synthetic blur: `python tools/blur_sheet.py --images DIR --out sheet.png`.
+
+Each row is one photograph: sharp first, then blurred by consecutive seeds. With `--pairs DIR`,
+which holds `sharp/` and `blurred/`, rows of real pairs follow, sharp left and blurred right.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from PIL import Image
+
+from main_sharpening_script import DegradationConfig, degrade, generators_for
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+
+
+@dataclass(frozen=True)
+class SheetConfig:
+    images: Path
+    """Folder of sharp photographs."""
+    out: Path = Path("blur_sheet.png")
+    """The PNG to write."""
+    pairs: Path | None = None
+    """Folder with `sharp/` and `blurred/`: real pairs to put below."""
+    rows: int = 6
+    """Photographs shown, and as many real pairs."""
+    columns: int = 5
+    """Blurred versions of each."""
+    crop: int = 192
+    """Side of a crop, pixels."""
+    reduce: int = 1
+    """Whole factor by which photographs are reduced first, for those larger than a video frame."""
+    seed: int = 0
+    """Seed of the blur."""
+    degradation: DegradationConfig = field(default_factory=DegradationConfig)
+    """Ranges of the blur."""
+
+
+def spread(folder: Path, count: int) -> list[Path]:
+    """`count` images evenly spread over the sorted folder."""
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise FileNotFoundError(f"no images in {folder}")
+    return [paths[i] for i in np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int)]
+
+
+def centre(path: Path, crop: int, reduce: int = 1) -> np.ndarray:
+    """Middle crop (crop, crop, 3) of an image file, uint8; black where the image is smaller."""
+    with Image.open(path) as file:
+        image = file.convert("RGB").reduce(reduce)
+    left, top = (image.width - crop) // 2, (image.height - crop) // 2
+    return np.asarray(image.crop((left, top, left + crop, top + crop)))
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """PSNR over RGB of two uint8 images, decibels, at most 60."""
+    error = np.mean((a.astype(np.float64) - b) ** 2)
+    return float(min(60.0, 10 * np.log10(255**2 / max(error, 1e-9))))
+
+
+def synthetic_row(sharp: np.ndarray, first: int, config: SheetConfig) -> list[np.ndarray]:
+    """The crop and its blurred versions."""
+    image = torch.from_numpy(sharp.copy()).permute(2, 0, 1).float() / 255
+    generators = generators_for(config.seed, range(first, first + config.columns))
+    batch = degrade(image.repeat(config.columns, 1, 1, 1), generators, config.degradation)
+    blurred = (batch * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    return [sharp, *blurred]
+
+
+def real_row(paths: list[Path], config: SheetConfig) -> list[np.ndarray]:
+    """Sharp and blurred crops of real pairs, alternating."""
+    twins = [path.parents[1] / "blurred" / path.name for path in paths]
+    return [centre(path, config.crop) for pair in zip(paths, twins, strict=True) for path in pair]
+
+
+def main(config: SheetConfig) -> None:
+    sharps = [centre(p, config.crop, config.reduce) for p in spread(config.images, config.rows)]
+    rows = [synthetic_row(s, i * config.columns, config) for i, s in enumerate(sharps)]
+    values = [psnr(row[0], blurry) for row in rows for blurry in row[1:]]
+    if config.pairs is not None:
+        across = (config.columns + 1) // 2
+        paths = spread(config.pairs / "sharp", config.rows * across)
+        chunks = [paths[i : i + across] for i in range(0, len(paths), across)]
+        rows += [real_row(chunk, config) for chunk in chunks]
+    sheet = np.zeros((len(rows) * config.crop, (config.columns + 1) * config.crop, 3), np.uint8)
+    for y, row in enumerate(rows):
+        strip = np.concatenate(row, axis=1)
+        sheet[y * config.crop : (y + 1) * config.crop, : strip.shape[1]] = strip
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sheet).save(config.out)
+    quartiles = [round(q, 2) for q in np.percentile(values, [25, 50, 75]).tolist()]
+    print(json.dumps({"sheet": str(config.out), "psnr_quartiles": quartiles}))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(SheetConfig))
