@@ -193,19 +193,19 @@ class DegradationConfig:
 @dataclass(frozen=True)
 class StudentConfig:
     stem: Literal[1, 2, 4] = 2
-    """Pixel-unshuffle factor: the first level works at 1/stem of the image; milliseconds are lost at full resolution."""
+    """Pixel-unshuffle factor: the first level works at 1/stem; full resolution is what costs."""
     width: int = 32
     """Channels of the first level; doubled at every level below it."""
     max_width: int = 160
-    """Channels at which doubling stops: parameters at the bottom grow with the square."""
-    encoder: tuple[int, ...] = (1, 2, 3)
+    """Channels at which doubling stops: parameters grow with the square, and 5 M is the budget."""
+    encoder: tuple[int, ...] = (0, 1, 2)
     """Blocks per encoder level, finest first."""
-    middle: int = 4
-    """Blocks at the bottom, where reach is cheapest."""
-    decoder: tuple[int, ...] = (3, 2, 1)
-    """Blocks per decoder level, finest first? same order as `encoder`."""
+    middle: int = 5
+    """Blocks at the bottom, where reach is cheapest: a pixel there spans `multiple` pixels."""
+    decoder: tuple[int, ...] = (1, 1, 1)
+    """Blocks per decoder level, finest first like `encoder`."""
     pool_window: int | None = None
-    """Side in pixels of the window that squeeze averages over; the training crop, or None for the whole image."""
+    """Window in pixels squeeze averages over at inference: the training crop; None: the image."""
 
     def __post_init__(self):
         if len(self.encoder) != len(self.decoder):
@@ -230,7 +230,7 @@ class StudentConfig:
 
 STUDENT_SIZES = {
     "standard": StudentConfig(),
-    "live": StudentConfig(width=16, max_width=96, encoder=(1, 1, 2), middle=3, decoder=(1, 1, 1)),
+    "live": StudentConfig(width=16, max_width=96, encoder=(0, 1, 1), middle=3, decoder=(1, 1, 0)),
 }
 
 
@@ -1006,8 +1006,9 @@ def degrade(
 
 
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
-    """(B, C, H, W) -> (B, C, H', W'), grown at the bottom and right by reflection; what reflection cannot reach repeats
-    the far edge.  Index arithmetic instead of F.pad: no branch on the size, so one exported graph serves every size."""
+    """(B, C, H, W) -> (B, C, H', W'), grown at the bottom and right by reflection; what reflection
+    cannot reach repeats the far edge.  Index arithmetic instead of F.pad: without a branch on the
+    size, one exported graph serves every size."""
     for dim in (2, 3):
         size = image.shape[dim]
         i = torch.arange((size + multiple - 1) // multiple * multiple, device=image.device)
@@ -1016,8 +1017,9 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
 
 
 def window_mean(x: Tensor, window: int) -> Tensor:
-    """(B, C, H, W) -> the same, each pixel the mean over `window` x `window` around it, shifted inward at the borders
-    (TLC, arXiv 2112.04491).  Cumulative sums, so the cost does not depend on the window."""
+    """(B, C, H, W) -> the same shape in float32: each pixel the mean over the `window` x `window`
+    around it, shifted inward at the borders (TLC, arXiv 2112.04491).  Cumulative sums: the cost
+    does not depend on the window."""
     for dim in (2, 3):
         size = x.shape[dim]
         start = torch.arange(size, device=x.device) - window // 2
@@ -1030,7 +1032,8 @@ def window_mean(x: Tensor, window: int) -> Tensor:
 
 
 class SqueezeExcite(nn.Module):
-    """Channel weights from the mean over the image (arXiv 1709.01507), or over a window around each pixel at inference."""
+    """Channel weights from the mean over the image (arXiv 1709.01507); with `window` (in pixels of
+    this level) from the mean around each pixel, at inference only."""
 
     def __init__(self, channels: int, window: int | None):
         super().__init__()
@@ -1047,7 +1050,8 @@ class SqueezeExcite(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + SE(conv(relu(conv(x)))).  The branch starts at a tenth of its usual size: deep stacks train without a norm."""
+    """x + SE(conv(relu(conv(x)))).  The branch starts at a tenth of its usual size, so that deep
+    stacks train without a norm."""
 
     def __init__(self, channels: int, window: int | None):
         super().__init__()
@@ -1055,16 +1059,18 @@ class ResidualBlock(nn.Module):
         self.merge = nn.Conv2d(channels, channels, 3, padding=1)
         self.weigh = SqueezeExcite(channels, window)
         nn.init.kaiming_normal_(self.merge.weight, a=10)
+        nn.init.zeros_(self.merge.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.weigh(self.merge(F.relu(self.widen(x))))
 
 
 class SEUNet(nn.Module):
-    """Encoder-decoder with skips and squeeze-and-excitation, residual to its input, no normalisation.
+    """Encoder-decoder with skips and squeeze-and-excitation, residual to its input, no norm.
 
-    forward: blurry (B, 3, H, W) in [0, 1], any H, W >= 1 -> restored (B, 3, H, W), not clamped; with `return_taps` also
-    {"half", "quarter", "eighth"}: decoder features at 1/2, 1/4 and 1/8 of the padded image, `tap_channels` wide.
+    forward: blurry (B, 3, H, W) in [0, 1], any H, W >= 1 -> restored (B, 3, H, W), not clamped;
+    with `return_taps` also {"half", "quarter", "eighth"}: decoder features at 1/2, 1/4 and 1/8 of
+    the padded image, `tap_channels` wide.
     """
 
     def __init__(self, config: StudentConfig = StudentConfig()):
@@ -1097,20 +1103,26 @@ class SEUNet(nn.Module):
         )  # a stem of 4 has no level at 1/2: its 1/4 features, shuffled
         return {"half": half, "quarter": at[4], "eighth": at[8]}
 
-    def forward(self, blurry: Tensor, return_taps: bool = False):
+    def forward(
+        self, blurry: Tensor, return_taps: bool = False
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         H, W = blurry.shape[2:]
-        stem = self.config.stem
-        x = self.first(F.pixel_unshuffle(pad_to_multiple(blurry, self.config.multiple), stem))
+        stem, multiple = self.config.stem, self.config.multiple
+        padded = pad_to_multiple(blurry, multiple)
+        x = self.first(F.pixel_unshuffle(padded, stem))  # (B, width, H/stem, W/stem)
         skips = []
         for stage, down in zip(self.encoder, self.down, strict=True):
             skips.append(stage(x))
             x = down(skips[-1])  # (B, 2C, H/2, W/2)
         x = self.middle(x)
-        features = {self.config.multiple: x}
+        features = {multiple: x}
         for i in reversed(range(len(skips))):
             x = self.decoder[i](F.pixel_shuffle(self.up[i](x), 2) + skips[i])  # (B, C/2, 2H, 2W)
             features[stem * 2**i] = x
-        restored = blurry + F.pixel_shuffle(self.last(x), stem)[:, :, :H, :W]
+        restored = padded + F.pixel_shuffle(self.last(x), stem)  # (B, 3, H', W')
+        # index_select, not a slice, which makes torch.export treat multiples of the padding apart
+        for dim, size in ((2, H), (3, W)):
+            restored = restored.index_select(dim, torch.arange(size, device=restored.device))
         if not return_taps:
             return restored
         half = features[2] if 2 in features else F.pixel_shuffle(features[4], 2)

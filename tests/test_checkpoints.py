@@ -12,7 +12,7 @@ def student_file(config, tmp_path):
     torch.manual_seed(1)
     path = tmp_path / "student.pth"
     student = script.SEUNet(TINY_STUDENT)
-    script.save_checkpoint(path, script.network_payload(student, config))
+    script.save_checkpoint(path, script.network_payload(student))
     return path, student
 
 
