@@ -14,7 +14,7 @@ Every setting is a field of a dataclass below and a flag: `--help` lists them.
 
 How data flows: path -> `GoProSharpeningDataset` -> `blurry, sharp` (B, 3, H, W) in [0, 1]
 -> `student(blurry)` -> `restored` and its feature taps; `teacher(blurry)` -> `taught` and its taps
--> `distillation_loss` -> total and its terms. These four words name the same four images throughout.
+-> `distillation_loss` -> total and its terms. The four words name the same images everywhere.
 
 Sections, in the order in which they run:
     Configuration                 Metrics
@@ -302,7 +302,7 @@ class TrainConfig:
     """Passes over the training images."""
     steps_per_epoch: int | None = None
     """Optimizer steps per epoch; None: as many as show every training image once."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     """Adam's highest learning rate."""
     lowest_rate: float = 1e-6
     """Learning rate at the end of every cosine cycle."""
@@ -316,7 +316,7 @@ class TrainConfig:
     """Forward passes whose gradients are added up for one optimizer step."""
     ema_decay: float = 0.999
     """Decay of the moving average of the weights, reached gradually."""
-    clip_norm: float = 1.0
+    clip_norm: float = 0.3
     """Largest gradient norm; 0 does not clip."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Autocast type; auto: bf16 where the hardware has it, else fp16 on a GPU and fp32 on a CPU."""
@@ -350,7 +350,7 @@ class InferConfig:
     """How images of any size go through the network, and how results are written."""
 
     tile: int | None = None
-    """Side of the tiles, pixels; None: the whole image where memory allows, else 1024, halved on need."""
+    """Side of the tiles, pixels; None: the whole image where memory allows, else 1024."""
     overlap: int = 64
     """Pixels shared by neighbouring tiles, where they are blended by a raised cosine."""
     tile_batch: int = 1
@@ -386,7 +386,7 @@ class Config:
     infer: bool = False
     """Sharpen `--input` into `--output`."""
     checkpoint: Path | None = None
-    """Student to evaluate or use; None: the newest final one in `--train.folder`, else the shipped."""
+    """Student to use; None: the newest final one in `--train.folder`, else the shipped one."""
     input: Path | None = None
     """Image, video or folder to sharpen; None: demo images."""
     output: Path | None = None
@@ -762,7 +762,7 @@ def training_batches(
 def prepare_batch(
     batch: tuple[Tensor, ...], config: Config, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """uint8 batch -> `blurry, sharp` (B, 3, H, W) float32 in [0, 1] on the device, blurred there."""
+    """uint8 batch -> `blurry, sharp` (B, 3, H, W) float32 in [0, 1], blurred on the device."""
     blurry, sharp, keys = batch
     to_unit = lambda t: t.to(device, non_blocking=True).float() / 255  # noqa: E731
     blurry, sharp = to_unit(blurry), to_unit(sharp)
@@ -773,7 +773,7 @@ def prepare_batch(
 
 
 class TestImages(Dataset):
-    """Whole test images `(index, blurry, sharp)`, (H, W, 3) uint8; synthetic blur fixed by index."""
+    """Whole test images `(index, blurry, sharp)`, (H, W, 3) uint8; a synthetic blur is fixed."""
 
     __test__ = False  # not a test class for pytest
 
@@ -1130,7 +1130,7 @@ class SEUNet(nn.Module):
 
 
 # --------------------------------------------------------------------------------------------------
-# Teacher: Restormer (arXiv 2111.09881), frozen, under the parameter names of the released weights
+# Teacher: Restormer, frozen, under the parameter names of its released weights
 # --------------------------------------------------------------------------------------------------
 
 
@@ -1343,8 +1343,8 @@ def restormer_from_weights(path: Path) -> Restormer:
 # Losses
 # --------------------------------------------------------------------------------------------------
 
-# Student tap -> the teacher tap of the same resolution that it imitates.
 TAPS = {"half": "encoder_level2", "quarter": "encoder_level3", "eighth": "latent"}
+"""Student tap -> the teacher tap of the same resolution that it imitates."""
 
 
 class VggFeatures(nn.Module):
@@ -1382,13 +1382,13 @@ class VggFeatures(nn.Module):
 
 def load_vgg(path: Path | None) -> nn.Sequential:
     """Convolutional part of torchvision's VGG-19 with ImageNet weights from `path` or the web."""
+    weights = torchvision.models.VGG19_Weights.IMAGENET1K_V1
     advice = (
-        "download https://download.pytorch.org/models/vgg19-dcbb9e9d.pth and give its path as "
-        "--loss.vgg-weights, or switch the term off with --loss.perceptual 0"
+        f"download {weights.url} and give its path as --loss.vgg-weights, or switch the term off "
+        "with --loss.perceptual 0"
     )
     try:
         if path is None:
-            weights = torchvision.models.VGG19_Weights.IMAGENET1K_V1
             return torchvision.models.vgg19(weights=weights).features
         net = torchvision.models.vgg19(weights=None)
         net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
@@ -1508,7 +1508,7 @@ def parameters(net: nn.Module) -> int:
 
 
 def ema_decay(step: int, decay: float) -> float:
-    """Decay after optimizer step `step` (from 1): small at first, so that the start is forgotten."""
+    """Decay after optimizer step `step` (from 1): small at first, so the start is forgotten."""
     return min(decay, (1 + step) / (10 + step))
 
 
@@ -1800,18 +1800,18 @@ def seconds_per_call(
     return statistics.median(times[warm_up:])
 
 
+SPEED_SIZES = {"512x512": (512, 512, None), "1920x1080": (1080, 1920, 1024)}
+"""Frames that are timed: name -> height, width, and the largest tile side (None: whole)."""
+
+
 def evaluate_speed(net: nn.Module, config: Config, runtime: Runtime) -> dict[str, float]:
-    """Frames per second at 512 x 512 whole and 1920 x 1080 tiled: the net alone, and from PNG file
-    to PNG file."""
-    tiled = dataclasses.replace(config.infer_config, tile=config.infer_config.tile or 960)
+    """Frames per second at `SPEED_SIZES`, of the net alone and from PNG file to PNG file."""
     rates = {}
-    for name, H, W, settings in (
-        ("512x512", 512, 512, dataclasses.replace(tiled, tile=None)),
-        ("1920x1080", 1080, 1920, tiled),
-    ):
+    for name, (H, W, tile) in SPEED_SIZES.items():
         frame = demo_frame(H, W)
-        x = to_tensor(frame, runtime.device)
-        if settings.tile is None:
+        settings = dataclasses.replace(config.infer_config, tile=tile)
+        if tile is None:
+            x = to_tensor(frame, runtime.device)
             alone = seconds_per_call(lambda x=x: run_net(net, x, runtime), runtime)
         else:
             work = lambda f=frame, s=settings: sharpen_image(net, f, runtime, s)  # noqa: E731
@@ -1886,7 +1886,8 @@ def print_table(result: dict[str, Any], names: Sequence[str]) -> None:
         print(f"\nstudent: {result['parameters'] / 1e6:.2f} M parameters, ", end="")
         print(f"{result['gmacs_256']:.2f} GMACs at 256 x 256")
         print(f"frames per second on {result['device']}, {result['dtype']}:")
-        for size, how in (("512x512", "whole"), ("1920x1080", "tiled")):
+        for size, (_, _, tile) in SPEED_SIZES.items():
+            how = "tiled" if tile else "whole"
             alone, files = result[f"fps_{size}"], result[f"fps_{size}_files"]
             print(f"  {size:<10} {how:<6} {alone:8.2f} net alone {files:8.2f} file to file")
 
@@ -2057,7 +2058,7 @@ def fresh_state(config: Config, teacher: Restormer | None, runtime: Runtime) -> 
     trainee = Trainee(build_network(config), teacher if distils else None)
     trainee = trainee.to(runtime.device, memory_format=torch.channels_last)
     ema = copy.deepcopy(trainee.net).eval().requires_grad_(False)
-    optimizer = torch.optim.Adam(trainee.parameters(), config.train.learning_rate)
+    optimizer = torch.optim.Adam(trainee.parameters(), config.train.learning_rate, (0.9, 0.99))
     scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
     return TrainState(trainee, ema, optimizer, scaler)
 
