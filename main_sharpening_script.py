@@ -430,7 +430,10 @@ def config_from_dict(cls: type, values: dict[str, Any]) -> Any:
 
 def config_to_dict(config: Any) -> dict[str, Any]:
     """`dataclasses.asdict` with paths as strings, so that `weights_only` checkpoints hold it."""
-    plain = lambda items: {k: str(v) if isinstance(v, Path) else v for k, v in items}  # noqa: E731
+
+    def plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {name: str(value) if isinstance(value, Path) else value for name, value in items}
+
     return dataclasses.asdict(config, dict_factory=plain)
 
 
@@ -764,8 +767,7 @@ def prepare_batch(
 ) -> tuple[Tensor, Tensor]:
     """uint8 batch -> `blurry, sharp` (B, 3, H, W) float32 in [0, 1], blurred on the device."""
     blurry, sharp, keys = batch
-    to_unit = lambda t: t.to(device, non_blocking=True).float() / 255  # noqa: E731
-    blurry, sharp = to_unit(blurry), to_unit(sharp)
+    blurry, sharp = (t.to(device, non_blocking=True).float() / 255 for t in (blurry, sharp))
     if (which := (keys >= 0).nonzero()[:, 0]).numel():
         generators = generators_for(config.train.seed, keys[which].tolist())
         blurry[which.to(device)] = degrade(sharp[which.to(device)], generators, config.degradation)
@@ -1787,7 +1789,7 @@ def save_strip(stem: Path, images: Sequence[np.ndarray]) -> None:
 
 
 def seconds_per_call(
-    work: Callable[[], Any], runtime: Runtime, repeats: int = 9, warm_up: int = 3
+    work: Callable[[], Any], runtime: Runtime, repeats: int = 7, warm_up: int = 2
 ) -> float:
     """Median wall time of `work`, warmed up and synchronised."""
     times = []
@@ -1811,12 +1813,10 @@ def evaluate_speed(net: nn.Module, config: Config, runtime: Runtime) -> dict[str
         frame = demo_frame(H, W)
         settings = dataclasses.replace(config.infer_config, tile=tile)
         if tile is None:
-            x = to_tensor(frame, runtime.device)
-            alone = seconds_per_call(lambda x=x: run_net(net, x, runtime), runtime)
+            work = functools.partial(run_net, net, to_tensor(frame, runtime.device), runtime)
         else:
-            work = lambda f=frame, s=settings: sharpen_image(net, f, runtime, s)  # noqa: E731
-            alone = seconds_per_call(work, runtime, repeats=5, warm_up=1)
-        rates[f"fps_{name}"] = 1 / alone
+            work = functools.partial(sharpen_image, net, frame, runtime, settings)
+        rates[f"fps_{name}"] = 1 / seconds_per_call(work, runtime)
         rates[f"fps_{name}_files"] = file_rate(net, frame, config, settings, runtime)
     return rates
 
