@@ -57,6 +57,7 @@ import torchvision
 import tyro
 from natsort import natsorted
 from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
@@ -1459,8 +1460,8 @@ def ssim_loss(restored: Tensor, sharp: Tensor) -> Tensor:
 
 
 def mean_ssim(a: Tensor, b: Tensor, peak: float) -> Tensor:
-    """SSIM (Wang et al. 2004) of two (B, 3, H, W) batches, H, W >= 11: Gaussian window of 11, sigma
-    1.5, population covariance, mean over the channels and all windows inside the image."""
+    """SSIM of two (B, 3, H, W) batches by the convention of the metric `ssim`."""
+    a, b = (t.contiguous(memory_format=torch.channels_last) for t in (a, b))  # 3 times as fast
     _, full = structural_similarity_index_measure(a, b, data_range=peak, return_full_image=True)
     return full[..., 5:-5, 5:-5].mean()  # torchmetrics adds windows over a mirrored border
 
@@ -1506,14 +1507,25 @@ def distillation_loss(
 
 def psnr(image: np.ndarray, sharp: np.ndarray) -> float:
     """PSNR in dB of two (H, W, 3) uint8 images over all RGB values, peak 255; 100 if equal."""
-    error = np.mean((image.astype(np.float32) - sharp.astype(np.float32)) ** 2, dtype=np.float64)
-    return min(100.0, 10 * math.log10(255**2 / error)) if error else 100.0
+    if np.array_equal(image, sharp):
+        return 100.0
+    return float(peak_signal_noise_ratio(sharp, image, data_range=255))
 
 
-def ssim(image: np.ndarray, sharp: np.ndarray, device: torch.device | str = "cpu") -> float:
-    """SSIM of two (H, W, 3) uint8 images over RGB, by the convention of `mean_ssim`."""
-    pair = [torch.from_numpy(a).to(device).permute(2, 0, 1)[None].double() for a in (image, sharp)]
-    return mean_ssim(*pair, 255.0).item()
+def ssim(image: np.ndarray, sharp: np.ndarray) -> float:
+    """SSIM (Wang et al. 2004) of two (H, W, 3) uint8 images, H, W >= 11: Gaussian window of 11,
+    sigma 1.5, population covariance, mean over RGB and all windows inside the image."""
+    pair = (image.astype(np.float32), sharp.astype(np.float32))  # twice as fast as float64
+    return float(
+        structural_similarity(
+            *pair,
+            channel_axis=2,
+            data_range=255,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+        )
+    )
 
 
 def gmacs(net: nn.Module, side: int = 256) -> float:
@@ -1798,7 +1810,7 @@ def evaluate_quality(
             shown[name] = sharpen_image(net, blurry, runtime, config.infer_config)
         for name, image in shown.items():
             sums[f"psnr_{name}"] += psnr(image, sharp)
-            sums[f"ssim_{name}"] += ssim(image, sharp, runtime.device)
+            sums[f"ssim_{name}"] += ssim(image, sharp)
         if folder is not None:
             save_strip(folder / images.pairs[index].name, [*shown.values(), sharp])
     count, *totals = runtime.total([len(share), *sums.values()])
@@ -2351,8 +2363,10 @@ DEMO = Config(
     loss=LossConfig(perceptual=0.0),
     train=TrainConfig(
         epochs=10,
-        steps_per_epoch=60,
+        steps_per_epoch=100,
         accumulation=1,
+        learning_rate=8e-4,
+        warmup_steps=50,
         restart_cycles=1,
         folder=Path("model_checkpoints/demo"),
         samples=Path("model_checkpoints/demo/sharpened_test_outputs"),
