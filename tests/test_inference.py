@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -350,6 +351,32 @@ def test_large_pictures_wait_in_smaller_numbers(runtime):
     for run.largest in (0.9, 12, 100):
         depths[run.largest] = run.depth()
     assert depths == {0.9: 8, 12: 2, 100: 0}
+
+
+def test_reading_computing_and_writing_overlap(tmp_path, config, runtime, monkeypatch):
+    """Stages that only wait, so that the processor's other work cannot hide or feign overlap."""
+    picture = media_files.read_picture(save(tmp_path / "a.png", photo(8, 8)))
+    count = 50
+    for index in range(count):
+        save(tmp_path / "in" / f"{index}.png", photo(8, 8))
+
+    def wait(seconds, result=None):
+        time.sleep(seconds)
+        return result
+
+    monkeypatch.setattr(script.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(media_files, "read_picture", lambda *_, **__: wait(0.025, picture))
+    monkeypatch.setattr(media_files, "write_picture", lambda *_, **__: wait(0.025))
+    net = torch.nn.Module()
+    net.forward = lambda x: wait(0.02, x)
+    start = time.perf_counter()
+    for _ in range(count):
+        script.sharpen_image(net, picture.rgb, runtime, config.infer_config)
+    slowest = time.perf_counter() - start
+    job = script.dataclasses.replace(config, input=tmp_path / "in", output=tmp_path / "out")
+    start = time.perf_counter()
+    assert script.sharpen_files(net, job, runtime, quiet=True) == []
+    assert slowest / (time.perf_counter() - start) > 0.85  # measured 0.95; in turn it is 0.29
 
 
 # --- pixels
