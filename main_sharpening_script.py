@@ -29,6 +29,7 @@ Sections, in the order in which they run:
 import contextlib
 import copy
 import dataclasses
+import errno
 import functools
 import io
 import itertools
@@ -45,6 +46,7 @@ import typing
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as futures_wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -351,11 +353,16 @@ class InferConfig:
     """How images of any size go through the network, and how results are written."""
 
     tile: int | None = None
-    """Side of the tiles, pixels; None: the whole image where memory allows, else 1024."""
+    """Largest side of a tile, pixels; None: the image whole where memory allows, else 1024, halved
+    on need."""
     overlap: int = 64
-    """Pixels shared by neighbouring tiles, where they are blended by a raised cosine."""
+    """Pixels shared by neighbouring tiles, where they are blended by a raised cosine. 99 % of what
+    a pixel depends on lies within 25 pixels of it (gradient of the standard student)."""
     tile_batch: int = 1
-    """Tiles computed at once."""
+    """Tiles, or frames of a video, computed at once."""
+    pool_window: int | None = None
+    """Window that squeeze averages over, pixels: the training crop, or 0 for the whole image or
+    tile; None: as the checkpoint says."""
     format: str | None = None
     """File format of the results, such as png; None: that of the source."""
     quality: int = 95
@@ -370,8 +377,14 @@ class InferConfig:
             raise ValueError(
                 f"infer_config.tile ({self.tile}) must exceed twice the overlap ({self.overlap})"
             )
-        if self.tile_batch < 1:
-            raise ValueError(f"infer_config.tile_batch must be at least 1: {self.tile_batch}")
+        ranges = {"overlap": (0, 4096), "tile_batch": (1, 4096), "quality": (1, 100)}
+        ranges |= {"crf": (0, 51), "pool_window": (0, math.inf)}
+        for name, (low, high) in ranges.items():
+            if not low <= (getattr(self, name) or 0) <= high:
+                value = getattr(self, name)
+                raise ValueError(f"infer_config.{name} must lie in {low} to {high}: {value}")
+        if self.format is not None:
+            media_files.format_name(self.format)
 
 
 @dataclass(frozen=True)
@@ -1699,6 +1712,16 @@ def blend_weights(length: int, tile: int, overlap: int) -> Tensor:
     return torch.stack(rows).float()
 
 
+def even_tile(length: int, tile: int, overlap: int) -> int:
+    """The smallest side, a multiple of 16, of as many tiles as `tile` needs to cover `length`: 1100
+    pixels take two tiles of 592 instead of two of 1024."""
+    if length <= tile:
+        return length
+    count = len(tile_starts(length, tile, overlap))
+    even = math.ceil((length + (count - 1) * overlap) / count)
+    return min(tile, math.ceil(even / 16) * 16)
+
+
 def to_tensor(image: np.ndarray, device: torch.device) -> Tensor:
     """(H, W, 3) uint8 or uint16 -> (1, 3, H, W) float32 in [0, 1], channels-last."""
     peak = np.iinfo(image.dtype).max
@@ -1707,18 +1730,27 @@ def to_tensor(image: np.ndarray, device: torch.device) -> Tensor:
 
 
 def to_image(tensor: Tensor, dtype: np.dtype) -> np.ndarray:
-    """(3, H, W) around [0, 1] -> (H, W, 3) of an integer dtype, clipped and rounded."""
-    peak = np.iinfo(dtype).max
-    levels = tensor.float().clamp(0, 1).mul(peak).round().permute(1, 2, 0)
-    return levels.cpu().numpy().astype(dtype)
+    """(3, H, W) around [0, 1] -> (H, W, 3) of an integer dtype, clipped and rounded; integer before
+    it leaves the device."""
+    levels = tensor.float().clamp(0, 1).mul_(np.iinfo(dtype).max).round_()
+    whole = levels.to(getattr(torch, np.dtype(dtype).name)).permute(1, 2, 0)
+    return whole.contiguous().cpu().numpy()
 
 
 @torch.inference_mode()
+def sharpen_batch(
+    net: nn.Module, images: Sequence[np.ndarray], runtime: Runtime
+) -> list[np.ndarray]:
+    """`net` applied at once to whole images (H, W, 3) of one size, uint8 or uint16 -> the same."""
+    batch = torch.cat([to_tensor(image, runtime.device) for image in images])
+    with runtime.autocast():
+        restored = net(batch)
+    return [to_image(each, images[0].dtype) for each in restored]
+
+
 def sharpen_whole(net: nn.Module, image: np.ndarray, runtime: Runtime) -> np.ndarray:
     """`net` applied to a whole image (H, W, 3) uint8 or uint16 -> the same shape and dtype."""
-    with runtime.autocast():
-        restored = net(to_tensor(image, runtime.device))
-    return to_image(restored[0], image.dtype)
+    return sharpen_batch(net, [image], runtime)[0]
 
 
 @torch.inference_mode()
@@ -1727,59 +1759,115 @@ def sharpen_tiled(
 ) -> np.ndarray:
     """As `sharpen_whole`, in overlapping tiles; neither the image nor its float copy lives on the
     device: a band of tiles is blended at a time and rounded as soon as it is complete."""
-    H, W, _ = image.shape
-    rows, columns = tile_starts(H, tile, overlap), tile_starts(W, tile, overlap)
-    row_weights, column_weights = blend_weights(H, tile, overlap), blend_weights(W, tile, overlap)
-    height, width = row_weights.shape[1], column_weights.shape[1]
-    result, band = np.empty_like(image), torch.zeros(3, height, W)
+    result, apply = np.empty_like(image), net
+    source, target = image, result
+    if image.shape[1] > image.shape[0]:  # bands along the shorter side hold less
+        source, target = image.swapaxes(0, 1), result.swapaxes(0, 1)
+        apply = lambda x: net(x.mT).mT  # noqa: E731
+    H, W, _ = source.shape
+    height, width = even_tile(H, tile, overlap), even_tile(W, tile, overlap)
+    rows, columns = tile_starts(H, height, overlap), tile_starts(W, width, overlap)
+    row_weights = blend_weights(H, height, overlap)
+    column_weights = blend_weights(W, width, overlap)
+    band = torch.zeros(3, height, W)
     for i, top in enumerate(rows):
         for first in range(0, len(columns), batch):
             lefts = columns[first : first + batch]
-            parts = [image[top : top + height, left : left + width] for left in lefts]
+            parts = [source[top : top + height, left : left + width] for left in lefts]
             tiles = torch.cat([to_tensor(part, runtime.device) for part in parts])
             with runtime.autocast():
-                restored = net(tiles).float().cpu()
+                restored = apply(tiles).float().cpu()
             for j, left in enumerate(lefts):
                 weight = row_weights[i][:, None] * column_weights[first + j]
                 band[..., left : left + width] += restored[j] * weight
         done = (rows[i + 1] if i + 1 < len(rows) else H) - top  # rows no later tile touches
-        result[top : top + done] = to_image(band[:, :done], image.dtype)
-        band = torch.cat([band[:, done:], torch.zeros(3, done, W)], dim=1)
+        target[top : top + done] = to_image(band[:, :done], image.dtype)
+        band[:, : height - done] = band[:, done:].clone()
+        band[:, height - done :] = 0
     return result
 
 
-def pick_tile(shape: tuple[int, ...], config: InferConfig, runtime: Runtime) -> int | None:
-    """Tile side for an image (H, W, ...), None for whole: as `config` says, else by memory."""
+def whole_limit(runtime: Runtime) -> float:
+    """Pixels that are computed at once. A float32 pixel needs 330 bytes of activations."""
+    if runtime.device.type == "cuda":
+        return torch.cuda.mem_get_info(runtime.device)[0] / 1000
+    return 4e6  # 1.3 GB; on a CPU larger pieces are not faster either
+
+
+def pick_tile(
+    shape: tuple[int, ...], config: InferConfig, runtime: Runtime, count: int = 1
+) -> int | None:
+    """Tile side for `count` images (H, W, ...), None: whole; as `config` says, else by memory."""
     H, W = shape[:2]
     if config.tile is not None:
         return config.tile if max(H, W) > config.tile else None
-    whole = 4e6  # pixels; on a CPU about 2 GB of activations, and beyond that not faster either
-    if runtime.device.type == "cuda":
-        whole = torch.cuda.mem_get_info(runtime.device)[0] / 1000  # bytes of activations per pixel
-    return None if whole >= H * W else 1024
+    return None if whole_limit(runtime) >= count * H * W else 1024
+
+
+def tiling_rule(config: InferConfig, runtime: Runtime) -> str:
+    """What `pick_tile` does, in words."""
+    limit = f"{whole_limit(runtime) / 1e6:.1f} megapixels"
+    if config.tile is not None:
+        limit = f"{config.tile} pixels a side"
+    return (
+        f"images up to {limit} whole, larger ones in tiles of {config.tile or 1024} pixels "
+        f"that overlap by {config.overlap}"
+    )
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of PyTorch or NumPy means that; on the CPU only its text tells."""
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+
+
+def smaller_tile(side: int, overlap: int) -> int:
+    """Half of `side`; raises `SharpeningError` where tiles would be all overlap."""
+    if side // 2 <= 2 * overlap:
+        advice = "close other programs, or use --device cpu or a smaller --infer-config.overlap"
+        raise SharpeningError(f"memory runs out even with tiles of {side} pixels: {advice}")
+    return side // 2
+
+
+def sharpen_images(
+    net: nn.Module,
+    images: Sequence[np.ndarray],
+    runtime: Runtime,
+    config: InferConfig,
+    fitting: dict[tuple[int, ...], int] | None = None,
+) -> list[np.ndarray]:
+    """Images (H, W, 3) uint8 or uint16 of one size through `net`, whole or tiled, to the same shape
+    and dtype. When memory runs out the tile is halved and the work repeated; `fitting` remembers
+    the tile by image size, so that later calls need not fail first."""
+    shape, fitting = images[0].shape, {} if fitting is None else fitting
+    tile = fitting.get(shape) or pick_tile(shape, config, runtime, len(images))
+    while True:
+        try:
+            if tile is None:
+                return sharpen_batch(net, images, runtime)
+            settings = (tile, config.overlap, config.tile_batch)
+            return [sharpen_tiled(net, image, runtime, *settings) for image in images]
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out_of_memory(error):
+                raise
+        # past the handler, whose traceback keeps the tensors of the attempt alive
+        tile = fitting[shape] = smaller_tile(tile or max(shape), config.overlap)
+        torch.cuda.empty_cache()
+        runtime.say(f"out of memory: going on in tiles of {tile} pixels")
 
 
 def sharpen_image(
     net: nn.Module, image: np.ndarray, runtime: Runtime, config: InferConfig
 ) -> np.ndarray:
-    """An image (H, W, 3) uint8 or uint16 through `net`, whole or tiled, to the same shape and
-    dtype. When memory runs out the tile is halved and the work repeated."""
-    tile = pick_tile(image.shape, config, runtime)
-    while True:
-        try:
-            if tile is None:
-                return sharpen_whole(net, image, runtime)
-            return sharpen_tiled(net, image, runtime, tile, config.overlap, config.tile_batch)
-        except torch.OutOfMemoryError as error:
-            smaller = (tile or max(image.shape)) // 2
-            if smaller <= 2 * config.overlap:
-                raise SharpeningError(
-                    "memory runs out even with small tiles: close other programs or use "
-                    "--device cpu"
-                ) from error
-            tile = smaller
-            torch.cuda.empty_cache()
-            runtime.say(f"out of memory: going on in tiles of {tile} pixels")
+    """One image (H, W, 3) as `sharpen_images` does several."""
+    return sharpen_images(net, [image], runtime, config)[0]
+
+
+def with_pool_window(student: SEUNet, window: int | None) -> SEUNet:
+    """The same weights, squeezing over `window` pixels around each; None: over the whole image."""
+    pooled = SEUNet(dataclasses.replace(student.config, pool_window=window))
+    pooled.load_state_dict(student.state_dict())
+    return pooled.eval().requires_grad_(False)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -1933,88 +2021,232 @@ def print_table(result: dict[str, Any], names: Sequence[str]) -> None:
 # --------------------------------------------------------------------------------------------------
 
 
+MEGAPIXELS_WAITING = 32  # read ahead of the net, and as many behind it; 3 to 12 bytes a pixel
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextlib.contextmanager
+def thread_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that on leaving, for whatever reason, end what they began and begin nothing more."""
+    pool = ThreadPoolExecutor(threads)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def ahead(
-    pool: ThreadPoolExecutor, work: Callable[[Any], Any], items: Iterable[Any], count: int
+    pool: ThreadPoolExecutor,
+    work: Callable[[Any], Any],
+    items: Iterable[Any],
+    depth: Callable[[], int],
 ) -> Iterator[tuple[Any, Future]]:
-    """Each item with the future of work(item); `count` of them are always under way."""
-    items = iter(items)
-    under_way = deque((i, pool.submit(work, i)) for i in itertools.islice(items, count))
+    """Each item with the finished future of work(item), in order; `depth()` later ones are under
+    way while the caller uses it. The first is awaited alone, so that `depth` may learn from it."""
+    items, under_way = iter(items), deque()
+
+    def begin(count: int) -> None:
+        missing = max(0, count - len(under_way))
+        under_way.extend((i, pool.submit(work, i)) for i in itertools.islice(items, missing))
+
+    begin(1)
     while under_way:
-        yield under_way.popleft()
-        under_way.extend((i, pool.submit(work, i)) for i in itertools.islice(items, 1))
+        item, future = under_way.popleft()
+        futures_wait([future])
+        begin(depth())
+        yield item, future
+        begin(1)
+
+
+@dataclass
+class FileRun:
+    """A run over files: what its parts share, and what has failed."""
+
+    net: nn.Module
+    runtime: Runtime
+    settings: InferConfig
+    quiet: bool = False
+    """Without progress bars."""
+    failures: list[str] = field(default_factory=list)
+    ended: int = 0
+    """Files that were done or have failed."""
+    disk_full: bool = False
+    """Ends the run, since every further file would fail alike."""
+    fitting: dict[tuple[int, ...], int] = field(default_factory=dict)
+    """Image size -> tile that memory was found to hold."""
+    largest: float = 0.01
+    """Megapixels of the largest picture so far."""
+    threads: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
+    """Threads that read, and as many that write."""
+
+    def depth(self) -> int:
+        """Pictures that may wait on either side of the net: fewer the larger they are."""
+        return min(self.threads, int(MEGAPIXELS_WAITING / self.largest))
+
+    def attempt(self, job: media_files.Job, work: Callable[..., Any], *arguments: Any) -> Any:
+        """work(*arguments), or None where it fails for a reason that is its file's own."""
+        try:
+            return work(*arguments)
+        except (MediaError, MemoryError, SharpeningError) as error:
+            self.disk_full |= getattr(error.__cause__, "errno", None) in FULL_DISK
+            reason = str(error) or "memory runs out: close other programs"
+            known = error if isinstance(error, MediaError) else MediaError(job.source, reason)
+            self.failures.append(str(known))
+
+    def note(self, job: media_files.Job, notes: Iterable[str]) -> None:
+        for note in notes:
+            self.runtime.say(f"warning: {MediaError(job.source, note)}")
+
+    def read(self, job: media_files.Job) -> media_files.Picture:
+        picture = media_files.read_picture(job.source, allow_huge=self.settings.allow_huge)
+        media_files.written_layout(picture, job.target, format=self.settings.format)
+        self.largest = max(self.largest, picture.rgb.size / 3e6)
+        return picture
+
+    def compute(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return sharpen_images(self.net, images, self.runtime, self.settings, self.fitting)
+
+    def write(self, job: media_files.Job, picture: media_files.Picture, rgb: np.ndarray) -> None:
+        media_files.write_picture(
+            picture, rgb, job.target, format=self.settings.format, quality=self.settings.quality
+        )
+
+    def begin_writing(
+        self, job: media_files.Job, reading: Future, writers: ThreadPoolExecutor
+    ) -> Future | None:
+        """Sharpen what was read and hand it to the writers; None if either failed."""
+        if (picture := self.attempt(job, reading.result)) is None:
+            return None
+        self.note(job, picture.warnings)
+        if (restored := self.attempt(job, self.compute, [picture.rgb])) is None:
+            return None
+        return writers.submit(self.write, job, picture, *restored)
+
+    def pictures(self, jobs: Sequence[media_files.Job]) -> None:
+        """Sharpen image files; reading, computing and writing overlap."""
+        writing: deque[tuple[media_files.Job, Future]] = deque()
+        bar = tqdm(total=len(jobs), desc="sharpen", unit="image", disable=self.quiet or not jobs)
+
+        def end(count: int) -> None:
+            while len(writing) > count:
+                job, future = writing.popleft()
+                self.attempt(job, future.result)
+                self.ended += 1
+                bar.update()
+
+        with bar, thread_pool(self.threads) as readers, thread_pool(self.threads) as writers:
+            for job, reading in ahead(readers, self.read, jobs, self.depth):
+                if (future := self.begin_writing(job, reading, writers)) is not None:
+                    writing.append((job, future))
+                else:
+                    self.ended += 1
+                    bar.update()
+                end(self.depth())
+                if self.disk_full:
+                    break
+            end(0)
+
+    def frames(
+        self, pool: ThreadPoolExecutor, frames: Iterator[np.ndarray]
+    ) -> Iterator[np.ndarray]:
+        """Frames sharpened in `pool`, in order, while the caller decodes and encodes others."""
+        batches = iter(lambda: list(itertools.islice(frames, self.settings.tile_batch)), [])
+        for _, restored in ahead(pool, self.compute, batches, lambda: 2):
+            yield from restored.result()
+
+    def video(self, job: media_files.Job) -> None:
+        """Sharpen one video; a few batches of frames are in memory at a time."""
+        total = media_files.frame_count_hint(job.source)
+        name = job.source.name.encode("utf-8", "replace").decode()[:40]
+        bar = tqdm(total=total, desc=name, unit="frame", disable=self.quiet)
+        with thread_pool(1) as pool, bar:
+            report = media_files.transform_video(
+                job.source,
+                job.target,
+                functools.partial(self.frames, pool),
+                crf=self.settings.crf,
+                progress=bar.update,
+            )
+        self.note(job, report.notes)
+
+    def summary(self, plan: media_files.Plan) -> str:
+        """How many files came to which end."""
+        failed = len(self.failures)
+        counts = {
+            "sharpened": self.ended - failed + len(plan.problems),
+            "failed": failed,
+            "not begun, since the disk is full": len(plan.jobs) - self.ended,
+            "already finished (--overwrite does them again)": len(plan.finished),
+            "neither image nor video": len(plan.ignored),
+        }
+        return ", ".join(f"{n} {what}" for what, n in counts.items() if n or what == "sharpened")
 
 
 def sharpen_files(
     net: nn.Module, config: Config, runtime: Runtime, quiet: bool = False
 ) -> list[str]:
-    """Sharpen `config.input`, an image or a folder, into `config.output` -> the failures.
-
-    Reading, computing and writing overlap; a file that fails is reported and the rest goes on.
-    """
+    """Sharpen `config.input`, an image, a video or a folder of them, into `config.output` -> the
+    failures, each with its file and reason: one file's failure does not end the run, a full disk
+    does. Raises `MediaError` for an impossible input or output."""
     settings = config.infer_config
     plan = media_files.plan_jobs(
         config.input, config.output, format=settings.format, overwrite=config.overwrite
     )
-    if plan.finished and not quiet:
-        runtime.say(f"{len(plan.finished)} already finished; --overwrite does them again")
-    failures = [str(problem) for problem in plan.problems]
-    bar = tqdm(total=len(plan.jobs), desc="sharpen", unit="image", disable=quiet)
-
-    def read(job: media_files.Job) -> media_files.Picture:
-        return media_files.read_picture(job.source, allow_huge=settings.allow_huge)
-
-    def write(job: media_files.Job, picture: media_files.Picture, rgb: np.ndarray) -> None:
-        media_files.write_picture(
-            picture, rgb, job.target, format=settings.format, quality=settings.quality
-        )
-
-    def settle(future: Future) -> None:
-        try:
-            future.result()
-        except MediaError as error:
-            failures.append(str(error))
-        bar.update()
-
-    with ThreadPoolExecutor(2) as readers, ThreadPoolExecutor(2) as writers, bar:
-        writing: deque[Future] = deque()
-        for job, reading in ahead(readers, read, plan.jobs, 2):
-            if reading.exception() is not None:
-                settle(reading)
-                continue
-            picture = reading.result()
-            for note in picture.warnings:
-                runtime.say(f"{job.source}: {note}")
-            rgb = sharpen_image(net, picture.rgb, runtime, settings)
-            writing.append(writers.submit(write, job, picture, rgb))
-            if len(writing) > 2:  # bounds what waits in memory
-                settle(writing.popleft())
-        for future in writing:
-            settle(future)
-    return failures
+    if not (plan.jobs or plan.finished or plan.problems):
+        raise SharpeningError(f"{config.input} holds no images or videos: check the path")
+    problems = [str(problem) for problem in plan.problems]
+    run = FileRun(net, runtime, settings, quiet, problems)
+    run.pictures([job for job in plan.jobs if job.kind == "image"])
+    for job in plan.jobs:
+        if job.kind == "video" and not run.disk_full:
+            run.attempt(job, run.video, job)
+            run.ended += 1
+    if not quiet:
+        runtime.say(run.summary(plan))
+    return run.failures
 
 
 def infer(config: Config, runtime: Runtime) -> int:
-    """The `--infer` mode -> exit status: 0 only if every file succeeded."""
-    path = default_checkpoint(config)
-    config = dataclasses.replace(config, output=config.output or Path("inference_samples"))
+    """The `--infer` mode -> exit status: 0 only if every file succeeded, 130 if interrupted."""
+    if runtime.world > 1:
+        raise SharpeningError("--infer runs in one process: start it without torchrun")
     if config.input is None:
-        config = dataclasses.replace(config, input=write_demo_inputs(config))
-    runtime.say(f"student: {path}")
-    student = load_student(path).to(runtime.device)
-    failures = sharpen_files(student, config, runtime)
-    runtime.say(f"results: {config.output}")
+        config = demo_inference(config)
+    config = dataclasses.replace(config, output=config.output or Path("inference_samples"))
+    path, window = default_checkpoint(config), config.infer_config.pool_window
+    student = load_student(path)
+    student = student if window is None else with_pool_window(student, window or None)
+    runtime.say(f"student: {path}, on {device_name(runtime)}, {runtime.precision}")
+    runtime.say(tiling_rule(config.infer_config, runtime))
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        failures = sharpen_files(student.to(runtime.device), config, runtime)
+    except KeyboardInterrupt:
+        runtime.say("stopped; finished files are kept, the same command goes on with the rest")
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, previous)
     for failure in failures:
         runtime.say(f"failed: {failure}")
+    runtime.say(f"results: {config.output}")
     return 1 if failures else 0
 
 
-def write_demo_inputs(config: Config) -> Path:
-    """The blurred test photographs of the demo as PNG files, for a bare `--infer`."""
-    folder = config.output / "demo_inputs"
-    folder.mkdir(parents=True, exist_ok=True)
+def demo_inference(config: Config) -> Config:
+    """What a bare `--infer` does: the demo's blurred photographs, and their results beside."""
+    folder = Path("inference_samples")
+    inputs = write_demo_inputs(folder / "demo_inputs", config)
+    return dataclasses.replace(
+        config, input=inputs, output=config.output or folder / "demo_sharpened"
+    )
+
+
+def write_demo_inputs(folder: Path, config: Config) -> Path:
+    """The blurred test photographs of the demo as PNG files in `folder`."""
     pairs = demo_pairs("test")
     for index, blurry, _ in TestImages(pairs, config):
-        Image.fromarray(blurry).save(folder / f"{pairs[index].name}.png")
+        with media_files.replaced_when_done(folder / f"{pairs[index].name}.png") as temporary:
+            Image.fromarray(blurry).save(temporary)
     return folder
 
 

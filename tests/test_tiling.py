@@ -76,7 +76,7 @@ def test_out_of_memory_halves_the_tile(runtime):
     image = photo(400, 500)
     config = script.InferConfig(tile=512, overlap=16)
     assert np.array_equal(script.sharpen_image(net, image, runtime, config), image)
-    assert max(net.seen[1:]) == 250
+    assert 200 <= max(net.seen[1:]) <= 250  # 400 pixels in even tiles of at most 250
 
 
 def test_out_of_memory_with_small_tiles_is_an_error(runtime):
