@@ -428,6 +428,44 @@ class Config:
             raise ValueError(f"without a teacher these loss terms are impossible, add: {flags}")
 
 
+DEMO_BLUR = DegradationConfig(
+    motion=0.0,
+    video_call=1.0,
+    response=(0.0, 2.2),
+    highlight=(0.0, 0.0),
+    lens_chance=1.0,
+    lens_radius=(1.2, 2.8),
+    call_motion_chance=0.4,
+    call_length=(0.0, 8.0),
+    noise_chance=0.3,
+    noise=(0.001, 0.006),
+    rescale_chance=0.2,
+    rescale=(1.2, 1.8),
+    jpeg_chance=0.3,
+    jpeg_quality=(80, 95),
+)
+"""A camera slightly out of focus and moved a little: blur that a few minutes suffice to learn."""
+
+DEMO = Config(
+    demo=True,
+    overwrite=True,
+    degradation=DEMO_BLUR,
+    data=DataConfig(crop=96, batch_size=8, crops_per_image=4, workers=0),
+    teacher=TeacherConfig(weights=HERE / "model_checkpoints" / "demo_teacher.pth"),
+    loss=LossConfig(perceptual=0.0),
+    train=TrainConfig(
+        epochs=10,
+        steps_per_epoch=100,
+        accumulation=1,
+        learning_rate=8e-4,
+        warmup_steps=50,
+        restart_cycles=1,
+        folder=Path("model_checkpoints/demo"),
+        samples=Path("model_checkpoints/demo/sharpened_test_outputs"),
+    ),
+)
+
+
 def config_from_dict(cls: type, values: dict[str, Any]) -> Any:
     """The dataclass `cls` from what `config_to_dict` made of one."""
     kinds = typing.get_type_hints(cls)
@@ -2235,16 +2273,16 @@ def infer(config: Config, runtime: Runtime) -> int:
 def demo_inference(config: Config) -> Config:
     """What a bare `--infer` does: the demo's blurred photographs, and their results beside."""
     folder = Path("inference_samples")
-    inputs = write_demo_inputs(folder / "demo_inputs", config)
+    inputs = write_demo_inputs(folder / "demo_inputs")
     return dataclasses.replace(
         config, input=inputs, output=config.output or folder / "demo_sharpened"
     )
 
 
-def write_demo_inputs(folder: Path, config: Config) -> Path:
+def write_demo_inputs(folder: Path) -> Path:
     """The blurred test photographs of the demo as PNG files in `folder`."""
     pairs = demo_pairs("test")
-    for index, blurry, _ in TestImages(pairs, config):
+    for index, blurry, _ in TestImages(pairs, DEMO):
         with media_files.replaced_when_done(folder / f"{pairs[index].name}.png") as temporary:
             Image.fromarray(blurry).save(temporary)
     return folder
@@ -2567,43 +2605,6 @@ def evaluate_training(state: TrainState, config: Config, runtime: Runtime, log: 
 # --------------------------------------------------------------------------------------------------
 # Main
 # --------------------------------------------------------------------------------------------------
-
-DEMO_BLUR = DegradationConfig(
-    motion=0.0,
-    video_call=1.0,
-    response=(0.0, 2.2),
-    highlight=(0.0, 0.0),
-    lens_chance=1.0,
-    lens_radius=(1.2, 2.8),
-    call_motion_chance=0.4,
-    call_length=(0.0, 8.0),
-    noise_chance=0.3,
-    noise=(0.001, 0.006),
-    rescale_chance=0.2,
-    rescale=(1.2, 1.8),
-    jpeg_chance=0.3,
-    jpeg_quality=(80, 95),
-)
-"""A camera slightly out of focus and moved a little: blur that a few minutes suffice to learn."""
-
-DEMO = Config(
-    demo=True,
-    overwrite=True,
-    degradation=DEMO_BLUR,
-    data=DataConfig(crop=96, batch_size=8, crops_per_image=4, workers=0),
-    teacher=TeacherConfig(weights=HERE / "model_checkpoints" / "demo_teacher.pth"),
-    loss=LossConfig(perceptual=0.0),
-    train=TrainConfig(
-        epochs=10,
-        steps_per_epoch=100,
-        accumulation=1,
-        learning_rate=8e-4,
-        warmup_steps=50,
-        restart_cycles=1,
-        folder=Path("model_checkpoints/demo"),
-        samples=Path("model_checkpoints/demo/sharpened_test_outputs"),
-    ),
-)
 
 
 @dataclass(frozen=True)
