@@ -1915,7 +1915,7 @@ def with_pool_window(student: SEUNet, window: int | None) -> SEUNet:
 
 def evaluate_quality(
     nets: dict[str, nn.Module],
-    config: Config,
+    images: TestImages,
     runtime: Runtime,
     folder: Path | None = None,
 ) -> dict[str, float]:
@@ -1925,7 +1925,7 @@ def evaluate_quality(
     over the processes; sums and counts are added up. The first net's results and a strip
     `blurry | results | sharp` go to `folder`.
     """
-    images = TestImages(split_pairs(config, "test"), config)
+    config = images.config
     share = range(runtime.rank, len(images), runtime.world)
     loader = DataLoader(images, None, sampler=share, num_workers=min(2, config.data.workers))
     sums = dict.fromkeys((f"{m}_{n}" for n in ("blurry", *nets) for m in ("psnr", "ssim")), 0.0)
@@ -2022,7 +2022,8 @@ def evaluate(config: Config, runtime: Runtime) -> dict[str, Any]:
     if config.teacher_too or config.demo:
         nets["teacher"] = restormer_from_weights(config.teacher.weights).to(runtime.device)
     result: dict[str, Any] = {"checkpoint": str(path)}
-    result |= evaluate_quality(nets, config, runtime, config.train.samples)
+    images = TestImages(split_pairs(config, "test"), config)
+    result |= evaluate_quality(nets, images, runtime, config.train.samples)
     if runtime.is_main:
         result |= {"device": device_name(runtime), "dtype": str(runtime.dtype).split(".")[1]}
         result |= {"parameters": parameters(student), "gmacs_256": gmacs(student)}
@@ -2481,7 +2482,7 @@ def check_finite(
 
 def prepare_training(
     config: Config, runtime: Runtime
-) -> tuple[GoProSharpeningDataset, Restormer | None, nn.Module | None, TrainState]:
+) -> tuple[GoProSharpeningDataset, TestImages, Restormer | None, nn.Module | None, TrainState]:
     """Data, teacher, VGG and a fresh or resumed state; whatever is missing shows here."""
     last = config.train.folder / "last.pth"
     if last.exists() and not (config.resume or config.overwrite):
@@ -2489,7 +2490,7 @@ def prepare_training(
             f"{last} belongs to an earlier training: go on with --resume, start over with "
             "--overwrite, or choose another --train.folder"
         )
-    split_pairs(config, "test")
+    images = TestImages(split_pairs(config, "test"), config)
     teacher = vgg = None
     if config.loss.teacher_terms:
         teacher = restormer_from_weights(config.teacher.weights).to(runtime.device)
@@ -2499,7 +2500,7 @@ def prepare_training(
     state = fresh_state(config, teacher, runtime)
     if config.resume:
         state.restore(last)
-    return dataset, teacher, vgg, state
+    return dataset, images, teacher, vgg, state
 
 
 def plan_steps(config: Config, images: int, world: int) -> tuple[int, int]:
@@ -2513,7 +2514,7 @@ def plan_steps(config: Config, images: int, world: int) -> tuple[int, int]:
 def train(config: Config, runtime: Runtime) -> Path:
     """The default mode: train `--train.network` -> path of the final checkpoint."""
     settings = config.train
-    dataset, teacher, vgg, state = prepare_training(config, runtime)
+    dataset, images, teacher, vgg, state = prepare_training(config, runtime)
     model = runtime.wrap(state.trainee, settings.compile)
     steps_per_epoch, steps = plan_steps(config, len(dataset), runtime.world)
     first_micro = state.step * settings.accumulation
@@ -2555,7 +2556,7 @@ def train(config: Config, runtime: Runtime) -> Path:
 
             log.step(state)
             if state.step % (settings.evaluate_every * steps_per_epoch) == 0 or state.step == steps:
-                evaluate_training(state, config, runtime, log)
+                evaluate_training(state, images, runtime, log)
             leaving = stop.wanted()
             if (
                 leaving
@@ -2585,10 +2586,10 @@ def teach(
     return taught.float(), taps
 
 
-def evaluate_training(state: TrainState, config: Config, runtime: Runtime, log: RunLog) -> None:
+def evaluate_training(state: TrainState, images: TestImages, runtime: Runtime, log: RunLog) -> None:
     """The averaged network on the test set: metrics, pictures, and best.pth if it is the best."""
-    samples = config.train.samples
-    result = evaluate_quality({"restored": state.ema}, config, runtime, samples)
+    settings, samples = images.config.train, images.config.train.samples
+    result = evaluate_quality({"restored": state.ema}, images, runtime, samples)
     log.scalars(state.step, {f"test/{name}": value for name, value in result.items()})
     log.strips(state.step, samples)
     runtime.say(
@@ -2599,7 +2600,7 @@ def evaluate_training(state: TrainState, config: Config, runtime: Runtime, log: 
     if result["psnr_restored"] > state.best:
         state.best = result["psnr_restored"]
         payload = network_payload(state.ema, step=state.step, psnr=state.best)
-        runtime.save(config.train.folder / "best.pth", payload)
+        runtime.save(settings.folder / "best.pth", payload)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -88,6 +88,13 @@ def runtime() -> script.Runtime:
     return script.Runtime(torch.device("cpu"), torch.float32)
 
 
+def test_images(config: script.Config) -> script.TestImages:
+    return script.TestImages(script.split_pairs(config, "test"), config)
+
+
+test_images.__test__ = False  # a helper, whatever its name
+
+
 def changed(config, **groups):
     """`config` with fields of its groups replaced: changed(config, train={"epochs": 1})."""
     for name, values in groups.items():

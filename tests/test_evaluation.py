@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import changed
+from conftest import changed, test_images
 from PIL import Image
 
 import main_sharpening_script as script
@@ -24,21 +24,21 @@ class Copy(torch.nn.Module):
 
 
 def test_a_net_that_copies_scores_as_its_input(config, runtime):
-    result = script.evaluate_quality({"copy": Copy()}, config, runtime)
+    result = script.evaluate_quality({"copy": Copy()}, test_images(config), runtime)
     assert result["psnr_copy"] == result["psnr_blurry"]
     assert result["ssim_copy"] == result["ssim_blurry"]
 
 
 def test_figures_are_means_over_images_of_whole_native_images(config, runtime):
     pairs = [script.read_pair(pair) for pair in script.split_pairs(config, "test")]
-    result = script.evaluate_quality({"copy": Copy()}, config, runtime)
+    result = script.evaluate_quality({"copy": Copy()}, test_images(config), runtime)
     assert result["images"] == len(pairs) == 3
     assert result["psnr_blurry"] == pytest.approx(np.mean([script.psnr(*p) for p in pairs]))
     assert result["ssim_blurry"] == pytest.approx(np.mean([script.ssim(*p) for p in pairs]))
 
 
 def test_pictures_are_the_result_and_a_strip(config, runtime, tmp_path):
-    script.evaluate_quality({"copy": Copy()}, config, runtime, tmp_path / "out")
+    script.evaluate_quality({"copy": Copy()}, test_images(config), runtime, tmp_path / "out")
     blurry, sharp = script.read_pair(script.split_pairs(config, "test")[0])
     result = np.asarray(Image.open(tmp_path / "out" / "0.png"))
     strip = np.asarray(Image.open(tmp_path / "out" / "0_strip.png"))

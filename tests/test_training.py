@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import changed
+from conftest import changed, test_images
 
 import main_sharpening_script as script
 
@@ -275,7 +275,7 @@ def test_two_processes_give_the_losses_of_one(config, tmp_path):
 
 def test_evaluation_is_shared_out_without_loss(config, runtime):
     net = script.SEUNet(config.student).eval()
-    whole = script.evaluate_quality({"restored": net}, config, runtime)
+    whole = script.evaluate_quality({"restored": net}, test_images(config), runtime)
     assert whole["images"] == 3
     pairs = script.split_pairs(config, "test")
     blurry, sharp = script.read_pair(pairs[0])

@@ -1,0 +1,83 @@
+"""PSNR and SSIM of students, the teacher and unsharp masking on several validation sets.
+
+    python tools/validation_table.py student.pth --pairs reds=DIR --sharp photos=DIR
+
+A folder of `--pairs` holds blurred/ and sharp/; one of `--sharp` holds sharp/ and is measured under
+motion blur, under video-call conditions, and as it is: a sharp image should pass almost unchanged.
+"""
+
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import main_sharpening_script as script  # noqa: E402
+
+CONDITIONS = {
+    "motion": script.DegradationConfig(motion=1.0, video_call=0.0),
+    "call": script.DegradationConfig(motion=0.0, video_call=1.0),
+    "as it is": script.DegradationConfig(motion=0.0, video_call=0.0),
+}
+
+
+@dataclass(frozen=True)
+class TableConfig:
+    checkpoints: tyro.conf.Positional[tuple[Path, ...]]
+    """Students to measure."""
+    pairs: tuple[str, ...] = ()
+    """Real pairs, as name=folder."""
+    sharp: tuple[str, ...] = ()
+    """Sharp photographs, as name=folder."""
+    teacher: Path | None = None
+    """Weights of a Restormer to measure beside them."""
+    device: str = "auto"
+    """cpu, cuda, or auto."""
+
+
+class UnsharpMask(torch.nn.Module):
+    """The classic: adds half of what a Gaussian of sigma 2 takes away."""
+
+    def forward(self, blurry: torch.Tensor) -> torch.Tensor:
+        offsets = torch.arange(-6, 7, dtype=blurry.dtype, device=blurry.device)
+        row = torch.softmax(-(offsets**2) / 8, 0)
+        kernel = (row[:, None] * row).expand(3, 1, 13, 13)
+        padded = torch.nn.functional.pad(blurry, (6, 6, 6, 6), mode="replicate")
+        return 1.5 * blurry - 0.5 * torch.nn.functional.conv2d(padded, kernel, groups=3)
+
+
+def sets(config: TableConfig) -> dict[str, script.TestImages]:
+    """Name of each validation set -> its images."""
+    base, found = script.Config(device=config.device), {}
+    for entry in (*config.pairs, *config.sharp):
+        name, folder = entry.split("=", 1)
+        pairs = script.find_pairs(Path(folder), base.data)
+        blurs = CONDITIONS if entry in config.sharp else {"": base.degradation}
+        for condition, blur in blurs.items():
+            settings = dataclasses.replace(base, degradation=blur)
+            found[f"{name} {condition}".strip()] = script.TestImages(pairs, settings)
+    return found
+
+
+def main(config: TableConfig) -> None:
+    results = {}
+    with script.start_runtime(script.Config(device=config.device)) as runtime:
+        nets = {"unsharp": UnsharpMask()}
+        for path in config.checkpoints:
+            nets[str(path)] = script.load_student(path).to(runtime.device)
+        if config.teacher is not None:
+            teacher = script.restormer_from_weights(config.teacher)
+            nets["teacher"] = teacher.to(runtime.device)
+        for name, images in sets(config).items():
+            results[name] = script.evaluate_quality(nets, images, runtime)
+            print(f"\n{name}")
+            script.print_table(results[name], ("blurry", *nets))
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(TableConfig))
