@@ -1828,7 +1828,9 @@ def sharpen_tiled(
 def whole_limit(runtime: Runtime) -> float:
     """Pixels that are computed at once. A float32 pixel needs 330 bytes of activations."""
     if runtime.device.type == "cuda":
-        return torch.cuda.mem_get_info(runtime.device)[0] / 1000
+        cached = torch.cuda.memory_reserved(runtime.device)  # by earlier images, free for later
+        used = torch.cuda.memory_allocated(runtime.device)
+        return (torch.cuda.mem_get_info(runtime.device)[0] + cached - used) / 1000
     return 4e6  # 1.3 GB; on a CPU larger pieces are not faster either
 
 
