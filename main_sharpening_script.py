@@ -2021,13 +2021,13 @@ def evaluate(config: Config, runtime: Runtime) -> dict[str, Any]:
     path = default_checkpoint(config)
     student = load_student(path).to(runtime.device)
     nets: dict[str, nn.Module] = {"student": student}
-    if config.teacher_too or config.demo:
+    if config.teacher_too or (config.demo and config.loss.teacher_terms):
         nets["teacher"] = restormer_from_weights(config.teacher.weights).to(runtime.device)
     result: dict[str, Any] = {"checkpoint": str(path)}
     images = TestImages(split_pairs(config, "test"), config)
     result |= evaluate_quality(nets, images, runtime, config.train.samples)
     if runtime.is_main:
-        result |= {"device": device_name(runtime), "dtype": str(runtime.dtype).split(".")[1]}
+        result |= {"device": device_name(runtime), "dtype": runtime.precision}
         result |= {"parameters": parameters(student), "gmacs_256": gmacs(student)}
         result |= evaluate_speed(student, config, runtime)
         print_table(result, ("blurry", *nets))
