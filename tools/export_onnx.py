@@ -7,6 +7,7 @@ packages onnx, onnxscript and onnxruntime.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import sys
@@ -80,6 +81,12 @@ def to_onnx(net: nn.Module, opset: int = 18, **notes: str) -> Any:
     onnx.helper.set_model_props(model, notes)
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+@functools.lru_cache(maxsize=4)
+def onnx_bytes(net: nn.Module) -> bytes:
+    """The ONNX file of `net`, kept: the export takes seconds, and several back ends ask for it."""
+    return to_onnx(net).SerializeToString()
 
 
 def differences(net: nn.Module, path: Path) -> dict[str, float]:
