@@ -1,4 +1,4 @@
-"""Training: resumed equals unbroken, accumulation equals a larger batch, the teacher stays as it is."""
+"""Training: resumed equals unbroken, accumulated equals batched, the teacher stays as it is."""
 
 import copy
 import json

@@ -4,9 +4,8 @@ Each row is one photograph: sharp first, then blurred by consecutive seeds. With
 which holds `sharp/` and `blurred/`, rows of real pairs follow, sharp left and blurred right.
 """
 
-from __future__ import annotations
-
 import json
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,9 +14,15 @@ import torch
 import tyro
 from PIL import Image
 
-from main_sharpening_script import DegradationConfig, degrade, generators_for
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from main_sharpening_script import (  # noqa: E402
+    IMAGE_SUFFIXES,
+    DegradationConfig,
+    degrade,
+    generators_for,
+    psnr,
+    read_rgb,
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class SheetConfig:
 
 def spread(folder: Path, count: int) -> list[Path]:
     """`count` images evenly spread over the sorted folder."""
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
         raise FileNotFoundError(f"no images in {folder}")
     return [paths[i] for i in np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int)]
@@ -52,16 +57,9 @@ def spread(folder: Path, count: int) -> list[Path]:
 
 def centre(path: Path, crop: int, reduce: int = 1) -> np.ndarray:
     """Middle crop (crop, crop, 3) of an image file, uint8; black where the image is smaller."""
-    with Image.open(path) as file:
-        image = file.convert("RGB").reduce(reduce)
+    image = Image.fromarray(read_rgb(path)).reduce(reduce)
     left, top = (image.width - crop) // 2, (image.height - crop) // 2
     return np.asarray(image.crop((left, top, left + crop, top + crop)))
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """PSNR over RGB of two uint8 images, decibels, at most 60."""
-    error = np.mean((a.astype(np.float64) - b) ** 2)
-    return float(min(60.0, 10 * np.log10(255**2 / max(error, 1e-9))))
 
 
 def synthetic_row(sharp: np.ndarray, first: int, config: SheetConfig) -> list[np.ndarray]:

@@ -1,0 +1,73 @@
+"""Evaluation: what it measures, what it writes, and the JSON line that scripts read."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import changed
+from PIL import Image
+
+import main_sharpening_script as script
+
+
+@pytest.fixture
+def student_file(config, tmp_path):
+    path = tmp_path / "student.pth"
+    script.save_checkpoint(path, script.network_payload(script.SEUNet(config.student)))
+    return path
+
+
+class Copy(torch.nn.Module):
+    def forward(self, x):
+        return x
+
+
+def test_a_net_that_copies_scores_as_its_input(config, runtime):
+    result = script.evaluate_quality({"copy": Copy()}, config, runtime)
+    assert result["psnr_copy"] == result["psnr_blurry"]
+    assert result["ssim_copy"] == result["ssim_blurry"]
+
+
+def test_figures_are_means_over_images_of_whole_native_images(config, runtime):
+    pairs = [script.read_pair(pair) for pair in script.split_pairs(config, "test")]
+    result = script.evaluate_quality({"copy": Copy()}, config, runtime)
+    assert result["images"] == len(pairs) == 3
+    assert result["psnr_blurry"] == pytest.approx(np.mean([script.psnr(*p) for p in pairs]))
+    assert result["ssim_blurry"] == pytest.approx(np.mean([script.ssim(*p) for p in pairs]))
+
+
+def test_pictures_are_the_result_and_a_strip(config, runtime, tmp_path):
+    script.evaluate_quality({"copy": Copy()}, config, runtime, tmp_path / "out")
+    blurry, sharp = script.read_pair(script.split_pairs(config, "test")[0])
+    result = np.asarray(Image.open(tmp_path / "out" / "0.png"))
+    strip = np.asarray(Image.open(tmp_path / "out" / "0_strip.png"))
+    assert np.array_equal(result, blurry)
+    assert np.array_equal(strip, np.concatenate([blurry, result, sharp], axis=1))
+
+
+def test_evaluate_prints_a_table_and_ends_with_json(config, student_file, capsys, monkeypatch):
+    sizes = {"32x32": (32, 32, None), "200x150": (150, 200, 160)}
+    monkeypatch.setattr(script, "SPEED_SIZES", sizes)
+    small = changed(config, checkpoint=student_file, teacher_too=True, infer_config={"overlap": 16})
+    with script.start_runtime(small) as runtime:
+        script.evaluate(small, runtime)
+    shown = capsys.readouterr().out
+    result = json.loads(shown.splitlines()[-1])
+    assert {"psnr_blurry", "psnr_student", "psnr_teacher", "ssim_student"} <= result.keys()
+    assert result["parameters"] == script.parameters(script.load_student(student_file))
+    assert all(result[f"fps_{size}{kind}"] > 0 for size in sizes for kind in ("", "_files"))
+    assert "PSNR" in shown
+    assert "file to file" in shown
+
+
+def test_time_is_a_median_after_warm_up(runtime, monkeypatch):
+    ticks = iter([100, 0.1, 0.1, 0.1, 0.4, 0.1, 0.2])
+    now = [0.0]
+    monkeypatch.setattr(script.time, "perf_counter", lambda: now[0])
+
+    def work():
+        now[0] += next(ticks)
+
+    measured = script.seconds_per_call(work, runtime, repeats=5, warm_up=2)
+    assert measured == pytest.approx(0.1)
