@@ -51,18 +51,23 @@ def main(config: LossInQualityConfig) -> None:
     kinds |= {"int8 fp32 rest": (eight, "fp32"), "int8 everywhere": (plain, "fp32")}
     ways = {n: OpenVinoSharpener(*v, threads=config.threads) for n, v in kinds.items()}
     values: dict[str, list[float]] = {name: [] for name in ("blurry", *ways)}
+    nearness: dict[str, list[float]] = {name: [] for name in ways}
     pairs = find_pairs(config.pairs, DataConfig())
     for index in np.linspace(0, len(pairs) - 1, min(config.images, len(pairs))).astype(int):
         blurry, sharp = read_pair(pairs[index])
         values["blurry"].append(psnr(blurry, sharp))
-        for name, way in ways.items():
-            values[name].append(psnr(way.sharpen(blurry), sharp))
+        restored = {name: way.sharpen(blurry) for name, way in ways.items()}
+        for name, image in restored.items():
+            values[name].append(psnr(image, sharp))
+            nearness[name].append(psnr(image, restored["fp32"]))
     means = {name: statistics.mean(found) for name, found in values.items()}
-    print(f"{len(values['blurry'])} pairs      PSNR dB   loss against fp32")
+    print(f"{len(values['blurry'])} pairs      PSNR dB   loss against fp32   PSNR to fp32's image")
+    near = {name: statistics.mean(found) for name, found in nearness.items()}
     for name, value in means.items():
-        print(f"{name:<16} {value:7.3f}  {means['fp32'] - value:8.3f}")
+        shown = f"{near[name]:22.2f}" if name in near else ""
+        print(f"{name:<16} {value:7.3f}  {means['fp32'] - value:17.3f} {shown}")
     settings = {k: str(v) for k, v in dataclasses.asdict(config).items()}
-    print(json.dumps({**settings, "psnr": means}))
+    print(json.dumps({**settings, "psnr": means, "psnr_to_fp32": near}))
 
 
 if __name__ == "__main__":
