@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# The commands behind every published speed figure, one each. Run on a quiet machine:
+#   bash recipes/benchmarks.sh BLURRED PAIRS [FOLDER]
+# BLURRED holds blurred photographs that set the INT8 ranges; PAIRS holds blurred/ and sharp/, other
+# photographs, on which the loss of quality is measured; results go to FOLDER (runs/benchmarks).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+blurred=${1:?folder of blurred photographs} pairs=${2:?folder with blurred/ and sharp/}
+out=${3:-runs/benchmarks}
+standard=model_checkpoints/student_pretrained.pth live=model_checkpoints/student_live.pth
+mkdir -p "$out"
+
+run() { # run NAME COMMAND...: keeps the whole output as NAME.txt and its last line as NAME.json
+  local name=$1
+  shift
+  echo "== $name"
+  "$@" | tee "$out/$name.txt"
+  tail -n 1 "$out/$name.txt" > "$out/$name.json"
+}
+
+# Net alone on this CPU: every back end and precision in turn.
+run cpu_512 python tools/benchmark.py "$live" "$standard" --sizes 512x512 \
+  --backends pytorch compiled onnxruntime openvino --precisions fp32 bf16 int8 \
+  --calibrate "$blurred" --rounds 31
+run cpu_1080 python tools/benchmark.py "$live" "$standard" --sizes 1920x1080 \
+  --backends pytorch openvino --precisions fp32 bf16 int8 --calibrate "$blurred" --rounds 11
+
+# Tiled, and from PNG file to PNG file.
+run cpu_1080_tiled python tools/benchmark.py "$live" "$standard" --sizes 1920x1080 --tile 960 \
+  --backends pytorch openvino --precisions fp32 bf16 --rounds 7 --files 3
+run cpu_512_files python tools/benchmark.py "$live" "$standard" --sizes 512x512 --files 5 \
+  --backends pytorch openvino --precisions fp32 bf16
+
+# Frames per call.
+run cpu_batches python tools/benchmark.py "$live" --sizes 512x512 --batches 1 2 4 8 \
+  --backends pytorch openvino
+
+# A peer by the same ruler: NAFNet of width 32 with the blocks published for GoPro.
+run peer_nafnet python tools/benchmark.py "$standard" --sizes 512x512 --rounds 7 \
+  --module spandrel.architectures.NAFNet.__arch.NAFNet_arch:NAFNet \
+  --arguments '{"width": 32, "enc_blk_nums": [1, 1, 1, 28], "middle_blk_num": 1,
+                "dec_blk_nums": [1, 1, 1, 1]}'
+
+# What threads and the allocator do to the same figure.
+run threads_1 python tools/benchmark.py "$live" --sizes 512x512 --threads 1
+run threads_2 python tools/benchmark.py "$live" --sizes 512x512 --threads 2
+run malloc_default env -u MALLOC_MMAP_THRESHOLD_ -u MALLOC_TRIM_THRESHOLD_ \
+  python tools/benchmark.py "$live" "$standard"
+run malloc_kept env MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296 \
+  python tools/benchmark.py "$live" "$standard"
+
+# What fewer bits cost in quality.
+run loss_standard python tools/quantisation_loss.py "$standard" --calibrate "$blurred" \
+  --pairs "$pairs" --images 60
+run loss_live python tools/quantisation_loss.py "$live" --calibrate "$blurred" \
+  --pairs "$pairs" --images 60
+
+# Deployment: one ONNX file for every size.
+run export python tools/export_onnx.py "$standard" -o "$out/student.onnx"
+
+# GPU, where there is one.
+if python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
+  run gpu python tools/benchmark.py "$live" "$standard" --device cuda --batches 1 4 \
+    --backends pytorch compiled --precisions fp32 bf16 fp16 --tile 960 --rounds 51 --warm-up 10
+fi

@@ -1,0 +1,176 @@
+"""Frames per second, measured in turn: `python tools/benchmark.py MODEL [MODEL ...]`.
+
+    python tools/benchmark.py standard live --backends pytorch openvino --sizes 512x512
+    python tools/benchmark.py a.pth b.pth --files 3 --tile 960
+    python tools/benchmark.py standard --module package.module:Class --arguments '{"width": 32}'
+
+A model is a checkpoint or, untrained, a size of the student; `--module` adds any network by import
+path. Every round times each candidate once, so that a change of the machine's mood meets all; the
+ratio is to the first. Nothing is set that is not said: threads stay PyTorch's unless given.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import main_sharpening_script as script
+from tools.candidates import DTYPES, load_nets, runner
+from tools.export_onnx import run_tool
+from tools.machine import conditions, peak_memory
+
+Key = tuple[str, str, str]
+"""A candidate: model, back end, precision."""
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    models: tyro.conf.Positional[tuple[str, ...]] = ("standard",)
+    """Checkpoints or names of student sizes (untrained: equally fast)."""
+    module: str | None = None
+    """Another network, `package.module:Class`."""
+    arguments: str = "{}"
+    """Its keyword arguments, JSON."""
+    backends: tuple[Literal["pytorch", "compiled", "onnxruntime", "openvino"], ...] = ("pytorch",)
+    """What runs the network; compiled is torch.compile."""
+    precisions: tuple[Literal["fp32", "bf16", "fp16", "int8"], ...] = ("fp32", "bf16")
+    """Types of the arithmetic; int8 is OpenVINO's, its unquantised layers in bf16."""
+    sizes: tuple[str, ...] = ("512x512", "1920x1080")
+    """Frames, width x height in pixels."""
+    batches: tuple[int, ...] = (1,)
+    """Frames per call."""
+    tile: int | None = None
+    """Side of tiles: measures larger frames tiled as well, bytes to bytes."""
+    files: int = 0
+    """Rounds of the file to file measurement, 8 PNG frames each, always by wall time; 0: none."""
+    calibrate: Path | None = None
+    """Folder of blurred images for int8."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    rounds: int = 15
+    """Timed calls of each candidate; the medians and 10th to 90th percentiles are theirs."""
+    warm_up: int = 3
+    """Calls before, not timed."""
+    threads: int | None = None
+    """Threads of every back end; None: PyTorch's choice."""
+    clock: Literal["wall", "cpu"] = "wall"
+    """cpu adds up the processor time of all threads: for a machine that does other work."""
+
+
+def time_in_turn(
+    works: dict[Any, Callable[[], Any]], runtime: script.Runtime, config: BenchmarkConfig
+) -> dict[Any, list[float]]:
+    """Seconds of every call, one call of each per round."""
+    clock = time.process_time if config.clock == "cpu" else time.perf_counter
+    seconds: dict[Any, list[float]] = {key: [] for key in works}
+    for index in range(config.warm_up + config.rounds):
+        for key, work in works.items():
+            runtime.synchronize()
+            start = clock()
+            work()
+            runtime.synchronize()
+            if index >= config.warm_up:
+                seconds[key].append(clock() - start)
+    return seconds
+
+
+def summary(seconds: list[float], frames: int) -> dict[str, float]:
+    """FPS by the median, and milliseconds per frame at the 10th, 50th and 90th percentile."""
+    low, middle, high = (np.percentile(seconds, [10, 50, 90]) / frames).tolist()
+    return {"fps": 1 / middle, "ms": middle * 1e3, "ms_p10": low * 1e3, "ms_p90": high * 1e3}
+
+
+def work_of(
+    net: Callable, way: str, frame: np.ndarray, x: Tensor, runtime: script.Runtime, tile: int | None
+) -> Callable[[], Any]:
+    """One call of what is timed: the net on tensors, an image in tiles, or a folder of files."""
+    settings = script.InferConfig(tile=tile)
+    if way == "whole":
+        return functools.partial(script.run_net, net, x, runtime)
+    if way == "tiled":
+        return functools.partial(script.sharpen_image, net, frame, runtime, settings)
+    return functools.partial(script.file_rate, net, frame, script.Config(), settings, runtime)
+
+
+def measure(
+    nets: dict[Key, Callable], size: str, batch: int, config: BenchmarkConfig
+) -> list[dict[str, Any]]:
+    """One row for each candidate: net alone and, where asked, in tiles and from file to file."""
+    W, H = (int(side) for side in size.split("x"))
+    frame, device = script.demo_frame(H, W), torch.device(config.device)
+    x = script.to_tensor(frame, device).repeat(batch, 1, 1, 1)
+    tiled = batch == 1 and config.tile is not None and max(H, W) > config.tile
+    rows = []
+    for way in ("whole", *["tiled"] * tiled, *["files"] * bool(config.files and batch == 1)):
+        works, memory, seconds = {}, {}, {}
+        for key, net in nets.items():
+            inside = key[1] in ("pytorch", "compiled")  # other back ends have their own types
+            runtime = script.Runtime(device, DTYPES[key[2]] if inside else torch.float32)
+            works[key] = work_of(net, way, frame, x, runtime, config.tile)
+        if way == "files":
+            rates = [{key: work() for key, work in works.items()} for _ in range(config.files)]
+            seconds = {key: [1 / rate[key] for rate in rates] for key in works}
+        else:
+            memory = {key: peak_memory(work, device) for key, work in works.items()}
+            seconds = time_in_turn(works, runtime, config)
+        first = statistics.median(next(iter(seconds.values())))
+        for key, values in seconds.items():
+            row = dict(zip(("model", "backend", "precision"), key, strict=True))
+            row |= {"size": size, "batch": batch, "way": way, **summary(values, batch)}
+            row |= {"ratio": first / statistics.median(values), "peak_mib": memory.get(key)}
+            rows.append(row)
+    return rows
+
+
+def print_rows(rows: list[dict[str, Any]]) -> None:
+    """The table; `ratio` is how many times as fast as the first of the same size and way."""
+    columns = {"size": 10, "batch": 5, "way": 6, "model": 20, "backend": 11, "precision": 9}
+    numbers = {"fps": 8, "ms": 9, "ms_p10": 9, "ms_p90": 9, "ratio": 6, "peak_mib": 8}
+    print(*(f"{n:<{w}}" for n, w in columns.items()), *(f"{n:>{w}}" for n, w in numbers.items()))
+    for row in rows:
+        row = row | {"model": Path(row["model"]).name[-20:]}
+        cells = [f"{row[name]:<{width}}" for name, width in columns.items()]
+        for name, width in numbers.items():
+            cells.append(f"{'-':>{width}}" if row[name] is None else f"{row[name]:>{width}.2f}")
+        print(*cells)
+
+
+def main(config: BenchmarkConfig) -> None:
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    under = {"clock": config.clock, **conditions(config.device)}
+    for name, value in under.items():
+        print(f"{name}: {value}")
+    loaded = load_nets(config.models, config.module, config.arguments)
+    nets, left_out = {}, {}
+    choices = itertools.product(loaded.items(), config.backends, config.precisions)
+    for (name, net), backend, precision in choices:
+        made = runner(net, backend, precision, config.device, config.calibrate)
+        if isinstance(made, str):
+            left_out[f"{backend} {precision}"] = made
+        else:
+            nets[name, backend, precision] = made
+    for what, why in left_out.items():
+        print(f"left out: {what}: {why}")
+    rows = []
+    for size, batch in itertools.product(config.sizes, config.batches):
+        rows += measure(nets, size, batch, config)
+    print_rows(rows)
+    print(json.dumps({"rows": rows, "left_out": left_out, **under}))
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(main, BenchmarkConfig, __doc__))

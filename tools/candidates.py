@@ -1,0 +1,67 @@
+"""What `tools/benchmark.py` can time: students and other networks on several back ends."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from main_sharpening_script import STUDENT_SIZES, SEUNet, load_student
+from tools.export_onnx import need, onnx_bytes
+from tools.openvino_backend import OpenVinoNet, openvino_model, quantised, spread_crops
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def load_nets(models: tuple[str, ...], module: str | None, arguments: str) -> dict[str, nn.Module]:
+    """Name -> network: checkpoints or names of student sizes, and a class by its import path."""
+    torch.manual_seed(0)
+    nets: dict[str, nn.Module] = {}
+    for name in models:
+        known = name in STUDENT_SIZES
+        nets[name] = SEUNet(STUDENT_SIZES[name]) if known else load_student(Path(name))
+    if module:
+        place, _, name = module.partition(":")
+        nets[name] = getattr(importlib.import_module(place), name)(**json.loads(arguments))
+    return {name: net.eval().requires_grad_(False) for name, net in nets.items()}
+
+
+def runner(
+    net: nn.Module, backend: str, precision: str, device: str, calibrate: Path | None
+) -> Callable | str:
+    """`net` as a callable on (B, 3, H, W) tensors, or why there is no such combination."""
+    if backend in ("pytorch", "compiled"):
+        if precision == "int8":
+            return "int8 needs openvino"
+        net = net.to(device)
+        return torch.compile(net, dynamic=False) if backend == "compiled" else net
+    if device != "cpu":
+        return f"{backend} is measured on the CPU"
+    if backend == "onnxruntime":
+        return onnxruntime_net(net) if precision == "fp32" else "onnxruntime computes in fp32 here"
+    if precision == "fp16":
+        return "openvino computes fp16 models in fp32 on a CPU"
+    if precision == "int8" and calibrate is None:
+        return "int8 needs --calibrate DIR"
+    model = openvino_model(net)
+    if precision == "int8":
+        model = quantised(model, spread_crops(calibrate, 32, 256))
+    return OpenVinoNet(model, "fp32" if precision == "fp32" else "bf16", torch.get_num_threads())
+
+
+def onnxruntime_net(net: nn.Module) -> Callable:
+    """`net` in ONNX Runtime, with as many threads as PyTorch."""
+    ort = need("onnxruntime")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    model = onnx_bytes(net)
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(session.run(None, {"blurry": x.contiguous().numpy()})[0])
+
+    return run

@@ -1,0 +1,58 @@
+"""What a figure depends on beside the code: the machine, its libraries, its memory."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def conditions(device: str) -> dict[str, Any]:
+    """Everything beside the figures that they depend on."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    cpu = next((x.partition(": ")[2] for x in lines if x.startswith("model name")), "unknown")
+    installed = {}
+    for name in ("torch", "numpy", "onnxruntime", "openvino", "nncf"):
+        try:
+            installed[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            installed[name] = None
+    names = ("OMP_", "KMP_", "MKL_", "ONEDNN_", "MALLOC_", "LD_PRELOAD", "GLIBC_TUNABLES")
+    usable = getattr(os, "sched_getaffinity", None)  # Linux: the cores this process may use
+    return {
+        "cpu": cpu,
+        "cores": len(usable(0)) if usable else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+        "versions": installed,
+        "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(names)},
+        "load_average": os.getloadavg()[0],
+    }
+
+
+def memory_line(name: str) -> float:
+    """Bytes that Linux reports for this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
+def peak_memory(work: Callable[[], Any], device: torch.device) -> float | None:
+    """MiB that a first call of `work` takes at most beyond what is in use before; None where the
+    system does not tell."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # starts the peak anew
+    except OSError:
+        return None
+    before = memory_line("VmRSS")
+    work()
+    return (memory_line("VmHWM") - before) / 2**20
