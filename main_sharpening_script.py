@@ -810,8 +810,15 @@ def training_batches(
         num_workers=config.workers,
         pin_memory=runtime.device.type == "cuda",
         prefetch_factor=4 if config.workers else None,
+        worker_init_fn=leave_signals_to_parent,
     )
     return iter(loader)
+
+
+def leave_signals_to_parent(worker: int) -> None:
+    """Ctrl-C reaches the workers too: they go on, so the training can end its step and save."""
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, signal.SIG_IGN)
 
 
 def prepare_batch(
@@ -1929,7 +1936,13 @@ def evaluate_quality(
     """
     config = images.config
     share = range(runtime.rank, len(images), runtime.world)
-    loader = DataLoader(images, None, sampler=share, num_workers=min(2, config.data.workers))
+    loader = DataLoader(
+        images,
+        batch_size=None,
+        sampler=share,
+        num_workers=min(2, config.data.workers),
+        worker_init_fn=leave_signals_to_parent,
+    )
     sums = dict.fromkeys((f"{m}_{n}" for n in ("blurry", *nets) for m in ("psnr", "ssim")), 0.0)
     for index, blurry, sharp in tqdm(loader, "evaluate", disable=not runtime.is_main, leave=False):
         blurry, sharp = blurry.numpy(), sharp.numpy()  # the loader hands over tensors

@@ -214,7 +214,7 @@ def test_fewer_steps_than_an_epoch_and_plan(config):
 def command(config, tmp_path, *more):
     """The script as a user would call it, with the settings of `config`."""
     flags = ["--device", "cpu", "--data.root", config.data.root, "--data.crop", "32"]
-    flags += ["--data.crops-per-image", "2", "--data.workers", "0", "--train.precision", "fp32"]
+    flags += ["--data.crops-per-image", "2", "--data.workers", "1", "--train.precision", "fp32"]
     flags += ["--teacher.weights", config.teacher.weights, "--loss.perceptual", "0"]
     flags += ["--student.width", "4", "--student.max-width", "8", "--student.encoder", "1", "1"]
     flags += ["--student.middle", "1", "--student.decoder", "1", "1", "--train.log-every", "1"]
@@ -236,13 +236,14 @@ def test_a_signal_saves_and_says_how_to_go_on(config, tmp_path, kind):
         stdout=subprocess.PIPE,
         text=True,
         env=environment(),
+        start_new_session=True,
     )
     deadline = time.monotonic() + 90
     while not (folder / "metrics.jsonl").is_file() or len(lines(folder)) < 3:
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    process.send_signal(kind)
+    os.killpg(process.pid, kind)  # as a terminal does: the loader's workers get it too
     shown, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + kind
     assert "--resume" in shown
