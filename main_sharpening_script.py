@@ -454,11 +454,12 @@ DEMO = Config(
     teacher=TeacherConfig(weights=HERE / "model_checkpoints" / "demo_teacher.pth"),
     loss=LossConfig(perceptual=0.0),
     train=TrainConfig(
-        epochs=10,
-        steps_per_epoch=100,
+        epochs=6,
+        steps_per_epoch=50,
+        evaluate_every=3,
         accumulation=1,
         learning_rate=8e-4,
-        warmup_steps=50,
+        warmup_steps=30,
         restart_cycles=1,
         folder=Path("model_checkpoints/demo"),
         samples=Path("model_checkpoints/demo/sharpened_test_outputs"),
@@ -1653,7 +1654,9 @@ def save_checkpoint(path: Path, payload: dict[str, Any]) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise SharpeningError(f"{path} cannot be written ({error}): free some space") from error
+        raise SharpeningError(
+            f"{path} cannot be written ({error.strerror}): check its folder and its free space"
+        ) from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
