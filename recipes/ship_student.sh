@@ -1,14 +1,18 @@
 #!/usr/bin/env bash
-# The students that ship. $1: a data set as in GoPro_dataset/README.md (which one: MODEL_CARD.md); $2: standard or live.
-# Interrupted, go on with: python main_sharpening_script.py --resume --train.folder runs/$2
+# The student that ships, in the three stretches in which it was trained. $1: a data set as in GoPro_dataset/README.md
+# (which one: MODEL_CARD.md). Stretches two and three go on from the one before with other settings; each was stopped by
+# hand at the step named, where this recipe ends it with the number of epochs, so that the rate of the last steps differs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-size=()
-[ "$2" = live ] && size=(--student.width 16 --student.max-width 96 --student.encoder 0 1 1 --student.middle 3
-                         --student.decoder 1 1 0)
-python main_sharpening_script.py --data.root "$1" "${size[@]}" \
+run=(python main_sharpening_script.py --train.folder runs/standard)
+"${run[@]}" --data.root "$1" --train.samples runs/standard/samples \
   --teacher.no-enabled --loss.perceptual 0 --loss.feature 0 --loss.kl 0 --loss.ssim 0 --loss.frequency 1 \
   --data.crop 128 --data.batch-size 8 --data.crops-per-image 2 --data.workers 0 --data.synthetic-share 0.6 \
   --train.epochs 10 --train.steps-per-epoch 500 --train.accumulation 1 --train.restart-cycles 1 \
-  --train.learning-rate 6e-4 --train.evaluate-every 2 --train.save-every 250 \
-  --train.folder "runs/$2" --train.samples "runs/$2/samples"
+  --train.learning-rate 6e-4 --train.clip-norm 0.3 --train.evaluate-every 2 --train.save-every 250
+# to step 6,713 of a plan of 9,000: milder motion, more real pairs
+timeout --signal TERM "${STRETCH_SECONDS:-1200}" "${run[@]}" --resume --train.epochs 18 --data.synthetic-share 0.5 \
+  --degradation.motion 0.75 --degradation.video-call 0.2 --degradation.length 0 24 --degradation.length-power 1.3 \
+  --degradation.object-chance 0.25 || [ $? = 124 ]
+# to step 8,500: mostly real pairs, and SSIM
+"${run[@]}" --resume --train.epochs 17 --data.synthetic-share 0.3 --loss.ssim 1
