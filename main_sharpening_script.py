@@ -1662,7 +1662,7 @@ def save_checkpoint(path: Path, payload: dict[str, Any]) -> None:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint, on the CPU, without running code that it may hold."""
     if not path.is_file():
-        raise SharpeningError(f"there is no checkpoint {path}")
+        raise SharpeningError(f"there is no checkpoint {path}: check the path, or train first")
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True)
     except (
