@@ -39,6 +39,7 @@ import os
 import pickle
 import signal
 import statistics
+import struct
 import sys
 import tempfile
 import time
@@ -75,6 +76,22 @@ HERE = Path(__file__).resolve().parent
 
 class SharpeningError(Exception):
     """What went wrong, with which file, and how to fix it: printed without a traceback."""
+
+
+UNREADABLE = (
+    pickle.UnpicklingError,
+    struct.error,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What `torch.load` raises on a file that is damaged or something else."""
 
 
 # --------------------------------------------------------------------------------------------------
@@ -1478,7 +1495,7 @@ def load_vgg(path: Path | None) -> nn.Sequential:
             return torchvision.models.vgg19(weights=weights).features
         net = torchvision.models.vgg19(weights=None)
         net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+    except UNREADABLE as error:
         what = f"the VGG-19 weights {path or 'of torchvision'} cannot be had"
         raise SharpeningError(f"{what} ({str(error).splitlines()[0]}): {advice}") from error
     return net.features
@@ -1665,14 +1682,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise SharpeningError(f"there is no checkpoint {path}: check the path, or train first")
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        LookupError,
-    ) as error:
+    except UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SharpeningError(
             f"{path} is no readable checkpoint ({reason}): it may be cut short; download or "

@@ -14,5 +14,5 @@ run=(python main_sharpening_script.py --train.folder runs/standard)
 timeout --signal TERM "${STRETCH_SECONDS:-1200}" "${run[@]}" --resume --train.epochs 18 --data.synthetic-share 0.5 \
   --degradation.motion 0.75 --degradation.video-call 0.2 --degradation.length 0 24 --degradation.length-power 1.3 \
   --degradation.object-chance 0.25 || [ $? = 124 ]
-# to step 8,500: mostly real pairs, and SSIM
-"${run[@]}" --resume --train.epochs 17 --data.synthetic-share 0.3 --loss.ssim 1
+# to step 8,000 (planned for 8,500 until step 7,110): mostly real pairs, and SSIM
+"${run[@]}" --resume --train.epochs 16 --data.synthetic-share 0.3 --loss.ssim 1

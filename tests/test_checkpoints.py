@@ -63,6 +63,24 @@ def test_missing_truncated_and_foreign_files_are_named(student_file, tmp_path, t
         script.load_student(teacher_file)
 
 
+def test_a_file_damaged_anywhere_is_refused_or_still_a_student(student_file, tmp_path):
+    import random
+
+    content, damaged = student_file[0].read_bytes(), tmp_path / "damaged.pth"
+    dice, refused = random.Random(0), 0
+    for _ in range(150):
+        copy = bytearray(content)
+        for _ in range(dice.choice((1, 4, 64))):
+            copy[dice.randrange(len(copy))] = dice.randrange(256)
+        damaged.write_bytes(copy)
+        try:
+            script.load_student(damaged)
+        except script.SharpeningError as error:
+            assert "damaged.pth" in str(error)
+            refused += 1
+    assert refused > 10
+
+
 def test_code_in_a_checkpoint_is_not_run(tmp_path):
     class Harm:
         def __reduce__(self):
