@@ -16,3 +16,12 @@ timeout --signal TERM "${STRETCH_SECONDS:-1200}" "${run[@]}" --resume --train.ep
   --degradation.object-chance 0.25 || [ $? = 124 ]
 # to step 8,000 (planned for 8,500 until step 7,110): mostly real pairs, and SSIM
 "${run[@]}" --resume --train.epochs 16 --data.synthetic-share 0.3 --loss.ssim 1
+# what ships: the averaged weights, rounded to half precision
+python - <<'P'
+import main_sharpening_script as script
+from pathlib import Path
+
+payload = script.load_checkpoint(Path("runs/standard/student_model_ema_final_epoch_016.pth"))
+payload["params"] = {name: value.half() for name, value in payload["params"].items()}
+script.save_checkpoint(Path("model_checkpoints/student_pretrained.pth"), payload)
+P
