@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
 # The commands behind every published speed figure, one each. Run on a quiet machine:
-#   bash recipes/benchmarks.sh BLURRED PAIRS [FOLDER]
-# BLURRED holds blurred photographs that set the INT8 ranges; PAIRS holds blurred/ and sharp/, other
-# photographs, on which the loss of quality is measured; results go to FOLDER (runs/benchmarks).
+#   bash recipes/benchmarks.sh PAIRS [FOLDER]
+# PAIRS holds blurred/ and sharp/, on which the loss of quality is measured; results go to FOLDER
+# (runs/benchmarks).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-blurred=${1:?folder of blurred photographs} pairs=${2:?folder with blurred/ and sharp/}
-out=${3:-runs/benchmarks}
+pairs=${1:?folder with blurred/ and sharp/} out=${2:-runs/benchmarks}
 standard=model_checkpoints/student_pretrained.pth live=model_checkpoints/student_live.pth
 mkdir -p "$out"
 
@@ -20,10 +19,9 @@ run() { # run NAME COMMAND...: keeps the whole output as NAME.txt and its last l
 
 # Net alone on this CPU: every back end and precision in turn.
 run cpu_512 python tools/benchmark.py "$live" "$standard" --sizes 512x512 \
-  --backends pytorch compiled onnxruntime openvino --precisions fp32 bf16 int8 \
-  --calibrate "$blurred" --rounds 31
+  --backends pytorch compiled onnxruntime openvino --precisions fp32 bf16 int8 --rounds 31
 run cpu_1080 python tools/benchmark.py "$live" "$standard" --sizes 1920x1080 \
-  --backends pytorch openvino --precisions fp32 bf16 int8 --calibrate "$blurred" --rounds 11
+  --backends pytorch openvino --precisions fp32 bf16 int8 --rounds 11
 
 # Tiled, and from PNG file to PNG file.
 run cpu_1080_tiled python tools/benchmark.py "$live" "$standard" --sizes 1920x1080 --tile 960 \
@@ -50,10 +48,8 @@ run malloc_kept env MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=429
   python tools/benchmark.py "$live" "$standard"
 
 # What fewer bits cost in quality.
-run loss_standard python tools/quantisation_loss.py "$standard" --calibrate "$blurred" \
-  --pairs "$pairs" --images 60
-run loss_live python tools/quantisation_loss.py "$live" --calibrate "$blurred" \
-  --pairs "$pairs" --images 60
+run loss_standard python tools/quantisation_loss.py "$standard" --pairs "$pairs" --images 60
+run loss_live python tools/quantisation_loss.py "$live" --pairs "$pairs" --images 60
 
 # Deployment: one ONNX file for every size.
 run export python tools/export_onnx.py "$standard" -o "$out/student.onnx"

@@ -78,4 +78,4 @@ def test_a_file_that_differs_is_refused_and_the_old_one_stays(
 
 def test_a_missing_package_is_named():
     with pytest.raises(script.SharpeningError, match="no_such_package: pip install"):
-        export_onnx.need("no_such_package")
+        script.need("no_such_package")

@@ -123,7 +123,7 @@ def test_overwrite_does_again_and_success_is_0(tmp_path, sharpen, capsys):
     assert sharpen(tmp_path / "in", "--overwrite") == 0
     assert (tmp_path / "out" / "a.png").stat().st_mtime_ns > first
     shown = capsys.readouterr()
-    assert re.search(r"student: .*student\.pth, on cpu, \d+ threads, (bfloat16|float32)", shown.out)
+    assert re.search(r"student: .*student\.pth, on cpu, \d+ threads, pytorch, (bfloat16|float32)", shown.out)
     assert "megapixels whole, larger ones in tiles of 1024" in shown.out
     assert "image/s" in shown.err
 
@@ -326,7 +326,9 @@ def test_a_picture_too_large_for_memory_fails_alone(tmp_path, config, runtime):
     save(tmp_path / "in" / "large.png", photo(300, 300))
     save(tmp_path / "in" / "small.png", photo(20, 20))
     config = script.dataclasses.replace(config, input=tmp_path / "in", output=tmp_path / "out")
-    (failure,) = script.sharpen_files(Hungry(100 * 100), config, runtime, quiet=True)
+    (failure,) = script.sharpen_files(
+        Hungry(100 * 100), script.plan_files(config), config.infer_config, runtime, quiet=True
+    )
     assert "large.png: memory runs out even with tiles" in failure
     assert files_below(tmp_path / "out") == {Path("small.png")}
 
@@ -375,7 +377,8 @@ def test_reading_computing_and_writing_overlap(tmp_path, config, runtime, monkey
     slowest = time.perf_counter() - start
     job = script.dataclasses.replace(config, input=tmp_path / "in", output=tmp_path / "out")
     start = time.perf_counter()
-    assert script.sharpen_files(net, job, runtime, quiet=True) == []
+    plan = script.plan_files(job)
+    assert script.sharpen_files(net, plan, job.infer_config, runtime, quiet=True) == []
     assert slowest / (time.perf_counter() - start) > 0.85  # measured 0.95; in turn it is 0.29
 
 

@@ -6,10 +6,8 @@ import torch
 from conftest import TINY_STUDENT, photo
 
 import main_sharpening_script as script
-from tools import openvino_backend as backend
 
-for package in ("onnx", "onnxscript", "openvino"):
-    pytest.importorskip(package, reason="needs openvino: pip install -r requirements-dev.txt")
+pytest.importorskip("openvino", reason="needs openvino: pip install -r requirements-dev.txt")
 
 
 @pytest.fixture(scope="module")
@@ -22,42 +20,82 @@ def student():
 
 @pytest.fixture(scope="module")
 def model(student):
-    return backend.openvino_model(student)
+    return script.openvino_model(student)
 
 
-def whole(student, image):
-    runtime = script.Runtime(torch.device("cpu"), torch.float32)
-    return script.sharpen_whole(student, image, runtime)
-
-
-@pytest.mark.parametrize("size", [None, (33, 47)])
-def test_bytes_come_out_as_from_pytorch(student, model, size):
-    image = photo(33, 47)
-    sharpened = backend.OpenVinoSharpener(model, "fp32", size, threads=1).sharpen(image)
-    expected = whole(student, image)
-    assert sharpened.dtype == np.uint8
-    np.testing.assert_allclose(sharpened.astype(int), expected.astype(int), atol=1)
-    assert np.mean(sharpened == expected) > 0.99  # not shifted by a level: rounded, not cut
+@pytest.mark.parametrize("size", [(1, 1), (33, 47)])
+def test_images_come_out_as_from_pytorch(student, model, runtime, size):
+    net, image = script.OpenVinoNet(model, torch.float32, threads=1), photo(*size)
+    expected = script.sharpen_whole(student, image, runtime)
+    for _ in range(2):  # for any size, then compiled for this one
+        sharpened = script.sharpen_whole(net, image, runtime)
+        assert sharpened.dtype == np.uint8
+        np.testing.assert_allclose(sharpened.astype(int), expected.astype(int), atol=1)
+        assert np.mean(sharpened == expected) > 0.99  # not shifted by a level: rounded, not cut
     assert script.psnr(image, expected) < 50  # the student does something
 
 
-def test_net_serves_the_scripts_tiling(student, model, runtime):
-    net = backend.OpenVinoNet(model, threads=1)
-    settings = {"tile": 48, "overlap": 16}
-    tiled = script.sharpen_tiled(net, photo(60, 100), runtime, **settings)
-    expected = script.sharpen_tiled(student, photo(60, 100), runtime, **settings)
-    np.testing.assert_allclose(tiled.astype(int), expected.astype(int), atol=1)
+def test_sixteen_bits_and_tiles(student, model, runtime):
+    net = script.OpenVinoNet(model, torch.float32, threads=1)
+    image = photo(60, 100).astype(np.uint16) * 257
+    tiled = script.sharpen_tiled(net, image, runtime, tile=48, overlap=16)
+    expected = script.sharpen_tiled(student, image, runtime, tile=48, overlap=16)
+    np.testing.assert_allclose(tiled.astype(int), expected.astype(int), atol=8)
 
 
-def test_eight_bits_keep_the_picture_if_the_ends_stay_in_floating_point(student, model):
+def test_batches_and_many_shapes(student, model, runtime):
+    net = script.OpenVinoNet(model, torch.float32, threads=1)
+    for side in (16, 24, 32, 40, 16, 24, 32, 40):
+        images = [photo(side, 20, seed) for seed in range(3)]
+        for image, restored in zip(images, net.on_images(images), strict=True):
+            expected = script.sharpen_whole(student, image, runtime).astype(int)
+            np.testing.assert_allclose(restored.astype(int), expected, atol=1)
+    assert len(net.requests) <= net.COMPILED
+
+
+def test_half_precision_does_not_round_the_picture(model):
+    """A bf16 picture has 8 bits of mantissa: the residual must be added in float32."""
+    blurry = torch.rand(1, 3, 32, 32)
+    restored = script.OpenVinoNet(model, torch.bfloat16, threads=1)(blurry)
+    assert (restored.bfloat16().float() == restored).float().mean() < 0.1
+
+
+def test_the_setting_chooses_what_computes(student, runtime):
+    def pick(calls, device="cpu", **settings):
+        where = script.Runtime(torch.device(device), torch.float32)
+        return script.pick_backend(script.InferConfig(**settings), where, calls)
+
+    assert pick(3) == "pytorch" and pick(100) == "openvino"
+    assert pick(100, device="cuda") == "pytorch"
+    assert pick(3, backend="openvino") == "openvino" and pick(100, backend="pytorch") == "pytorch"
+    config = script.InferConfig(backend="openvino")
+    assert isinstance(script.deployed(student, config, runtime), script.OpenVinoNet)
+    elsewhere = script.Runtime(torch.device("meta"), torch.float32)
+    with pytest.raises(script.SharpeningError, match="--device cpu"):
+        script.deployed(student, config, elsewhere)
+
+
+def test_without_openvino_the_automatic_choice_is_pytorch(monkeypatch, student, runtime):
+    monkeypatch.setattr(script, "find_spec", lambda name: None)
+    assert script.pick_backend(script.InferConfig(), runtime) == "pytorch"
+    monkeypatch.setitem(script.sys.modules, "openvino", None)
+    with pytest.raises(script.SharpeningError, match="needs the package openvino: pip install"):
+        script.deployed(student, script.InferConfig(backend="openvino"), runtime)
+
+
+def test_eight_bits_keep_the_picture_if_the_ends_stay_in_floating_point(student, model, runtime):
     pytest.importorskip("nncf", reason="INT8 needs nncf: pip install -r requirements-dev.txt")
     crops = [photo(64, 64, seed) for seed in range(8)]
-    image = photo(96, 96, seed=99)
-    loss = {}
-    for keep in ("ends", "none"):
-        eight = backend.quantised(model, crops, keep)
-        kinds = [node.get_type_name() for node in eight.get_ordered_ops()]
-        assert "FakeQuantize" in kinds
-        out = backend.OpenVinoSharpener(eight, "fp32", threads=1).sharpen(image)
-        loss[keep] = script.psnr(out, whole(student, image))
-    assert loss["ends"] > 40 and loss["ends"] > loss["none"] + 3
+    image, loss = photo(96, 96, seed=99), {}
+    for keep_ends in (True, False):
+        eight = script.quantised(model, crops, keep_ends)
+        assert "FakeQuantize" in [node.get_type_name() for node in eight.get_ordered_ops()]
+        out = script.sharpen_whole(script.OpenVinoNet(eight, torch.float32, 1), image, runtime)
+        loss[keep_ends] = script.psnr(out, script.sharpen_whole(student, image, runtime))
+    assert loss[True] > 40 and loss[True] > loss[False] + 3
+
+
+def test_calibration_crops_are_blurred_demo_photographs():
+    crops = script.calibration_crops(64)
+    assert len(crops) == 2 * len(script.demo_pairs("train"))
+    assert {crop.shape for crop in crops} == {(64, 64, 3)}

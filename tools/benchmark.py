@@ -57,8 +57,6 @@ class BenchmarkConfig:
     """Side of tiles: measures larger frames tiled as well, bytes to bytes."""
     files: int = 0
     """Rounds of the file to file measurement, 8 PNG frames each, always by wall time; 0: none."""
-    calibrate: Path | None = None
-    """Folder of blurred images for int8."""
     device: Literal["cpu", "cuda"] = "cpu"
     rounds: int = 15
     """Timed calls of each candidate; the medians and 10th to 90th percentiles are theirs."""
@@ -158,7 +156,7 @@ def main(config: BenchmarkConfig) -> None:
     nets, left_out = {}, {}
     choices = itertools.product(loaded.items(), config.backends, config.precisions)
     for (name, net), backend, precision in choices:
-        made = runner(net, backend, precision, config.device, config.calibrate)
+        made = runner(net, backend, precision, config.device)
         if isinstance(made, str):
             left_out[f"{backend} {precision}"] = made
         else:

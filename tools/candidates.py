@@ -10,9 +10,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from main_sharpening_script import STUDENT_SIZES, SEUNet, load_student
-from tools.export_onnx import need, onnx_bytes
-from tools.openvino_backend import OpenVinoNet, openvino_model, quantised, spread_crops
+from main_sharpening_script import (
+    STUDENT_SIZES,
+    OpenVinoNet,
+    SEUNet,
+    calibration_crops,
+    load_student,
+    need,
+    openvino_model,
+    quantised,
+)
+from tools.export_onnx import to_onnx
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -30,14 +38,12 @@ def load_nets(models: tuple[str, ...], module: str | None, arguments: str) -> di
     return {name: net.eval().requires_grad_(False) for name, net in nets.items()}
 
 
-def runner(
-    net: nn.Module, backend: str, precision: str, device: str, calibrate: Path | None
-) -> Callable | str:
+def runner(net: nn.Module, backend: str, precision: str, device: str) -> Callable | str:
     """`net` as a callable on (B, 3, H, W) tensors, or why there is no such combination."""
     if backend in ("pytorch", "compiled"):
         if precision == "int8":
             return "int8 needs openvino"
-        net = net.to(device)
+        net = net.to(device, memory_format=torch.channels_last)
         return torch.compile(net, dynamic=False) if backend == "compiled" else net
     if device != "cpu":
         return f"{backend} is measured on the CPU"
@@ -45,12 +51,11 @@ def runner(
         return onnxruntime_net(net) if precision == "fp32" else "onnxruntime computes in fp32 here"
     if precision == "fp16":
         return "openvino computes fp16 models in fp32 on a CPU"
-    if precision == "int8" and calibrate is None:
-        return "int8 needs --calibrate DIR"
     model = openvino_model(net)
     if precision == "int8":
-        model = quantised(model, spread_crops(calibrate, 32, 256))
-    return OpenVinoNet(model, "fp32" if precision == "fp32" else "bf16", torch.get_num_threads())
+        model = quantised(model, calibration_crops())
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    return OpenVinoNet(model, dtype, torch.get_num_threads())
 
 
 def onnxruntime_net(net: nn.Module) -> Callable:
@@ -58,7 +63,7 @@ def onnxruntime_net(net: nn.Module) -> Callable:
     ort = need("onnxruntime")
     options = ort.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    model = onnx_bytes(net)
+    model = to_onnx(net).SerializeToString()
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def run(x: torch.Tensor) -> torch.Tensor:

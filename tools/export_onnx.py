@@ -7,8 +7,6 @@ packages onnx, onnxscript and onnxruntime.
 
 from __future__ import annotations
 
-import functools
-import importlib
 import json
 import sys
 from dataclasses import dataclass
@@ -22,7 +20,13 @@ from torch import nn
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from main_sharpening_script import SharpeningError, config_to_dict, load_student, parameters
+from main_sharpening_script import (
+    SharpeningError,
+    config_to_dict,
+    load_student,
+    need,
+    parameters,
+)
 from media_files import MediaError, replaced_when_done
 
 # (batch, height, width): a pixel, a line, less than the padding, a multiple of it, odd, several.
@@ -39,16 +43,6 @@ class ExportConfig:
     """ONNX operator set; 18 is read by ONNX Runtime since 1.14 and by OpenVINO."""
     tolerance: float = 1e-4
     """Largest difference from PyTorch at any pixel, float32; 1 is white."""
-
-
-def need(package: str) -> Any:
-    """An optional package, or an error that says how to get it."""
-    try:
-        return importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        raise SharpeningError(
-            f"this needs the package {error.name}: pip install -r requirements-dev.txt"
-        ) from error
 
 
 def without_traces(graph: Any) -> None:
@@ -81,12 +75,6 @@ def to_onnx(net: nn.Module, opset: int = 18, **notes: str) -> Any:
     onnx.helper.set_model_props(model, notes)
     onnx.checker.check_model(model, full_check=True)
     return model
-
-
-@functools.lru_cache(maxsize=4)
-def onnx_bytes(net: nn.Module) -> bytes:
-    """The ONNX file of `net`, kept: the export takes seconds, and several back ends ask for it."""
-    return to_onnx(net).SerializeToString()
 
 
 def differences(net: nn.Module, path: Path) -> dict[str, float]:

@@ -16,9 +16,9 @@ from typing import Annotated, Any
 import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from main_sharpening_script import SharpeningError
+from main_sharpening_script import SharpeningError, need
 from media_files import replaced_when_done
-from tools.export_onnx import need, run_tool
+from tools.export_onnx import run_tool
 
 
 @dataclass(frozen=True)

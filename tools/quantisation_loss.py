@@ -1,9 +1,9 @@
 """What reduced precision costs in quality, on real pairs:
 
-    python tools/quantisation_loss.py CHECKPOINT --calibrate DIR --pairs DIR
+    python tools/quantisation_loss.py CHECKPOINT --pairs DIR
 
-`--calibrate` holds blurred images that the INT8 ranges are taken from, `--pairs` holds `blurred/`
-and `sharp/` on which PSNR is measured; use different photographs. Needs openvino and nncf.
+`--pairs` holds `blurred/` and `sharp/`. The ranges of INT8 are those of `--infer`, taken from the
+demo's photographs. Needs openvino and nncf.
 """
 
 from __future__ import annotations
@@ -16,47 +16,51 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from main_sharpening_script import DataConfig, find_pairs, load_student, psnr, read_pair
+from main_sharpening_script import (
+    DataConfig,
+    OpenVinoNet,
+    calibration_crops,
+    find_pairs,
+    load_student,
+    openvino_model,
+    psnr,
+    quantised,
+    read_pair,
+)
 from tools.export_onnx import run_tool
-from tools.openvino_backend import OpenVinoSharpener, openvino_model, quantised, spread_crops
 
 
 @dataclass(frozen=True)
 class LossInQualityConfig:
     checkpoint: tyro.conf.Positional[Path]
     """Student checkpoint."""
-    calibrate: Path
-    """Folder of blurred images for the INT8 ranges."""
     pairs: Path
     """Folder with `blurred/` and `sharp/` to measure on."""
     images: int = 30
     """Pairs measured, spread evenly."""
-    crops: int = 64
-    """Calibration crops."""
-    side: int = 256
-    """Their side, pixels."""
     threads: int | None = None
     """Threads of OpenVINO; None: one per core."""
 
 
 def main(config: LossInQualityConfig) -> None:
     model = openvino_model(load_student(config.checkpoint))
-    crops = spread_crops(config.calibrate, config.crops, config.side)
-    eight = quantised(model, crops)
-    plain = quantised(model, crops, keep="none")
-    kinds = {"fp32": (model, "fp32"), "bf16": (model, "bf16"), "int8": (eight, "bf16")}
-    kinds |= {"int8 fp32 rest": (eight, "fp32"), "int8 everywhere": (plain, "fp32")}
-    ways = {n: OpenVinoSharpener(*v, threads=config.threads) for n, v in kinds.items()}
+    crops = calibration_crops()
+    eight, plain = quantised(model, crops), quantised(model, crops, keep_ends=False)
+    full, half = torch.float32, torch.bfloat16
+    kinds = {"fp32": (model, full), "bf16": (model, half), "int8": (eight, half)}
+    kinds |= {"int8 fp32 rest": (eight, full), "int8 everywhere": (plain, full)}
+    ways = {n: OpenVinoNet(*v, threads=config.threads) for n, v in kinds.items()}
     values: dict[str, list[float]] = {name: [] for name in ("blurry", *ways)}
     nearness: dict[str, list[float]] = {name: [] for name in ways}
     pairs = find_pairs(config.pairs, DataConfig())
     for index in np.linspace(0, len(pairs) - 1, min(config.images, len(pairs))).astype(int):
         blurry, sharp = read_pair(pairs[index])
         values["blurry"].append(psnr(blurry, sharp))
-        restored = {name: way.sharpen(blurry) for name, way in ways.items()}
+        restored = {name: way.on_images([blurry])[0] for name, way in ways.items()}
         for name, image in restored.items():
             values[name].append(psnr(image, sharp))
             nearness[name].append(psnr(image, restored["fp32"]))
