@@ -14,6 +14,7 @@ from main_sharpening_script import (
     STUDENT_SIZES,
     OpenVinoNet,
     SEUNet,
+    SharpeningError,
     calibration_crops,
     load_student,
     need,
@@ -25,6 +26,15 @@ from tools.export_onnx import to_onnx
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def load_class(place: str) -> type[nn.Module]:
+    """The network class at `package.module:Class`."""
+    module, _, name = place.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SharpeningError(f"no network at {place} ({error}): package.module:Class") from error
+
+
 def load_nets(models: tuple[str, ...], module: str | None, arguments: str) -> dict[str, nn.Module]:
     """Name -> network: checkpoints or names of student sizes, and a class by its import path."""
     torch.manual_seed(0)
@@ -33,8 +43,7 @@ def load_nets(models: tuple[str, ...], module: str | None, arguments: str) -> di
         known = name in STUDENT_SIZES
         nets[name] = SEUNet(STUDENT_SIZES[name]) if known else load_student(Path(name))
     if module:
-        place, _, name = module.partition(":")
-        nets[name] = getattr(importlib.import_module(place), name)(**json.loads(arguments))
+        nets[module.partition(":")[2]] = load_class(module)(**json.loads(arguments))
     return {name: net.eval().requires_grad_(False) for name, net in nets.items()}
 
 
