@@ -125,8 +125,6 @@ def test_overwrite_does_again_and_success_is_0(tmp_path, sharpen, capsys):
     shown = capsys.readouterr()
     told = r"student: .*student\.pth, on cpu, \d+ threads, pytorch, (bfloat16|float32)"
     assert re.search(told, shown.out)
-        r"student: .*student\.pth, on cpu, \d+ threads, pytorch, (bfloat16|float32)", shown.out
-    )
     assert "megapixels whole, larger ones in tiles of 1024" in shown.out
     assert "image/s" in shown.err
 
