@@ -505,6 +505,7 @@ def config_from_dict(cls: type, values: dict[str, Any]) -> Any:
     def restore(kind: Any, value: Any) -> Any:
         if dataclasses.is_dataclass(kind):
             return config_from_dict(kind, value)
+        value = tuple(value) if isinstance(value, list) else value  # JSON knows no tuples
         return Path(value) if isinstance(value, str) and kind in (Path, Path | None) else value
 
     return cls(**{name: restore(kinds[name], value) for name, value in values.items()})

@@ -50,6 +50,8 @@ def sharpen(tmp_path):
 
     def run(source: Path | None, *flags: str) -> int:
         given = [] if source is None else ["--input", str(source), "--output", f"{tmp_path}/out"]
+        if "--infer-config.backend" not in flags:  # the automatic one converts for seconds
+            given += ["--infer-config.backend", "pytorch"]
         return script.main(
             ["--infer", "--checkpoint", str(path), "--device", "cpu", *given, *flags]
         )
@@ -127,6 +129,22 @@ def test_overwrite_does_again_and_success_is_0(tmp_path, sharpen, capsys):
     assert re.search(told, shown.out)
     assert "megapixels whole, larger ones in tiles of 1024" in shown.out
     assert "image/s" in shown.err
+
+
+def test_many_images_and_videos_go_through_openvino(tmp_path, sharpen, capsys):
+    pytest.importorskip("openvino", reason="pip install -r requirements-dev.txt")
+    for index in range(16):
+        save(tmp_path / "in" / f"{index}.png", photo(20 + index % 2, 30, index))
+    make_video(tmp_path / "in" / "call.mp4")
+    assert sharpen(tmp_path / "in", "--infer-config.backend", "auto") == 0
+    assert "threads, openvino, " in capsys.readouterr().out
+    net = script.load_student(tmp_path / "student.pth")
+    where = script.Runtime(torch.device("cpu"), torch.float32)
+    for index in range(16):
+        expected = script.sharpen_whole(net, photo(20 + index % 2, 30, index), where)
+        restored = np.asarray(Image.open(tmp_path / "out" / f"{index}.png"))
+        np.testing.assert_allclose(restored.astype(int), expected.astype(int), atol=2)
+    check_kept(tmp_path / "in" / "call.mp4", tmp_path / "out" / "call.mp4")
 
 
 def test_format_keeps_sources_of_one_name_apart(tmp_path, sharpen):
@@ -469,6 +487,20 @@ def test_a_seam_cannot_be_seen(runtime, make):
     assert 0 < border < min(1.5 * elsewhere, 257 / 4)  # of 65535: a quarter of an 8-bit level
     border, elsewhere = seam(net, image, runtime, 0)
     assert border > 5 * elsewhere  # without overlap it shows: the measure can tell
+
+
+@pytest.mark.parametrize("make", [make_student, make_lively_student])
+def test_steps_of_the_picture_at_tile_borders_are_no_larger_than_elsewhere(runtime, make):
+    """Of the 8-bit result, against the steps of the untiled result in the same columns."""
+    net, image = make(), np.concatenate([photo(176, 512, seed) for seed in range(2)])
+    whole = script.sharpen_whole(net, image, runtime).astype(np.float64)
+    tiled = script.sharpen_tiled(net, image, runtime, 200, 64).astype(np.float64)
+    side = script.even_tile(512, 200, 64)
+    starts = script.tile_starts(512, side, 64)
+    borders = [*starts[1:], *(start + side for start in starts[:-1])]
+    apart = [x for x in range(8, 504) if min(abs(x - b) for b in borders) > 4]
+    at_borders = steps(tiled, borders) / steps(whole, borders)
+    assert at_borders <= 1.002 * steps(tiled, apart) / steps(whole, apart)
 
 
 def test_pool_window_changes_only_what_pools_see(runtime):

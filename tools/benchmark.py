@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import re
 import statistics
 import sys
 import time
@@ -66,6 +67,11 @@ class BenchmarkConfig:
     """Threads of every back end; None: PyTorch's choice."""
     clock: Literal["wall", "cpu"] = "wall"
     """cpu adds up the processor time of all threads: for a machine that does other work."""
+
+    def __post_init__(self) -> None:
+        for size in self.sizes:
+            if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", size):
+                raise ValueError(f"sizes are WIDTHxHEIGHT in pixels, such as 512x512: {size}")
 
 
 def time_in_turn(
