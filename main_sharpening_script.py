@@ -258,7 +258,7 @@ class StudentConfig:
 
 STUDENT_SIZES = {
     "standard": StudentConfig(),
-    "live": StudentConfig(width=16, max_width=96, encoder=(0, 1, 1), middle=3, decoder=(1, 1, 0)),
+    "live": StudentConfig(width=16, max_width=96, encoder=(0, 0, 1), middle=4, decoder=(0, 1, 1)),
 }
 
 
@@ -2092,7 +2092,8 @@ def evaluate_quality(
     runtime: Runtime,
     folder: Path | None = None,
 ) -> dict[str, float]:
-    """Mean PSNR and SSIM over the test images, of the blurred input and of each net's result.
+    """Mean PSNR and SSIM over the test images, of the blurred input and of each net's result, and
+    the share of images whose PSNR falls.
 
     RGB, rounded to uint8, whole images at native size, mean over images. The images are shared out
     over the processes; sums and counts are added up. The first net's results and a strip
@@ -2107,15 +2108,19 @@ def evaluate_quality(
         num_workers=min(2, config.data.workers),
         worker_init_fn=leave_signals_to_parent,
     )
-    sums = dict.fromkeys((f"{m}_{n}" for n in ("blurry", *nets) for m in ("psnr", "ssim")), 0.0)
+    measures = ("psnr", "ssim", "worse")
+    sums = dict.fromkeys((f"{m}_{name}" for name in ("blurry", *nets) for m in measures), 0.0)
     for index, blurry, sharp in tqdm(loader, "evaluate", disable=not runtime.is_main, leave=False):
         blurry, sharp = blurry.numpy(), sharp.numpy()  # the loader hands over tensors
         shown = {"blurry": blurry}
         for name, net in nets.items():
             shown[name] = sharpen_image(net, blurry, runtime, config.infer_config)
+        before = psnr(blurry, sharp)
         for name, image in shown.items():
-            sums[f"psnr_{name}"] += psnr(image, sharp)
+            after = psnr(image, sharp)
+            sums[f"psnr_{name}"] += after
             sums[f"ssim_{name}"] += ssim(image, sharp)
+            sums[f"worse_{name}"] += after < before
         if folder is not None:
             save_strip(folder / images.pairs[index].name, [*shown.values(), sharp])
     count, *totals = runtime.total([len(share), *sums.values()])
@@ -2223,9 +2228,10 @@ def device_name(runtime: Runtime) -> str:
 
 def print_table(result: dict[str, Any], names: Sequence[str]) -> None:
     """The figures of `evaluate` for people."""
-    print(f"\n{result['images']} test images      PSNR dB     SSIM")
+    print(f"\n{result['images']} test images      PSNR dB     SSIM  worse than blurry")
     for name in names:
-        print(f"  {name:<18} {result[f'psnr_{name}']:8.2f} {result[f'ssim_{name}']:8.4f}")
+        print(f"  {name:<18} {result[f'psnr_{name}']:8.2f} {result[f'ssim_{name}']:8.4f}", end="")
+        print("" if name == "blurry" else f"{100 * result[f'worse_{name}']:7.0f} %")
     if "parameters" in result:
         print(f"\nstudent: {result['parameters'] / 1e6:.2f} M parameters, ", end="")
         print(f"{result['gmacs_256']:.2f} GMACs at 256 x 256")

@@ -37,6 +37,17 @@ def test_figures_are_means_over_images_of_whole_native_images(config, runtime):
     assert result["ssim_blurry"] == pytest.approx(np.mean([script.ssim(*p) for p in pairs]))
 
 
+class Darken(torch.nn.Module):
+    def forward(self, x):
+        return x * 0.9
+
+
+def test_images_that_become_worse_are_counted(config, runtime):
+    nets = {"copy": Copy(), "darken": Darken()}
+    result = script.evaluate_quality(nets, test_images(config), runtime)
+    assert result["worse_copy"] == 0 and result["worse_darken"] == 1
+
+
 def test_pictures_are_the_result_and_a_strip(config, runtime, tmp_path):
     script.evaluate_quality({"copy": Copy()}, test_images(config), runtime, tmp_path / "out")
     blurry, sharp = script.read_pair(script.split_pairs(config, "test")[0])

@@ -17,6 +17,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import main_sharpening_script as script  # noqa: E402
+from tools.candidates import load_class  # noqa: E402
 
 CONDITIONS = {
     "motion": script.DegradationConfig(motion=1.0, video_call=0.0),
@@ -33,6 +34,12 @@ class TableConfig:
     """Real pairs, as name=folder."""
     sharp: tuple[str, ...] = ()
     """Sharp photographs, as name=folder."""
+    peer: Path | None = None
+    """Checkpoint of another network, trained by tools/train_peer.py."""
+    module: str | None = None
+    """Its class, package.module:Class."""
+    arguments: str = "{}"
+    """The arguments of its class, JSON."""
     teacher: Path | None = None
     """Weights of a Restormer to measure beside them."""
     device: str = "auto"
@@ -69,6 +76,10 @@ def main(config: TableConfig) -> None:
         nets = {"unsharp": UnsharpMask()}
         for path in config.checkpoints:
             nets[str(path)] = script.load_student(path).to(runtime.device)
+        if config.peer is not None:
+            peer = load_class(config.module)(**json.loads(config.arguments)).eval()
+            script.load_strictly(peer, script.load_checkpoint(config.peer)["params"], config.peer)
+            nets["peer"] = peer.to(runtime.device)
         if config.teacher is not None:
             teacher = script.restormer_from_weights(config.teacher)
             nets["teacher"] = teacher.to(runtime.device)
