@@ -1774,7 +1774,7 @@ def openvino_model(net: nn.Module) -> Any:
     """`net` as an OpenVINO model: float32 (batch, 3, height, width) -> the same, all sizes."""
     ov, free = need("openvino"), torch.export.Dim.AUTO
     example = torch.rand(2, 3, 67, 45)  # no common factor, so that no size is taken as fixed
-    sizes = {"blurry": {0: free, 2: free, 3: free}}
+    sizes = ({0: free, 2: free, 3: free},)
     return ov.convert_model(torch.export.export(net, (example,), dynamic_shapes=sizes))
 
 

@@ -33,19 +33,26 @@ run cpu_512_files python tools/benchmark.py "$live" "$standard" --sizes 512x512 
 run cpu_batches python tools/benchmark.py "$live" --sizes 512x512 --batches 1 2 4 8 \
   --backends pytorch openvino
 
-# A peer by the same ruler: NAFNet of width 32 with the blocks published for GoPro.
-run peer_nafnet python tools/benchmark.py "$standard" --sizes 512x512 --rounds 7 \
+# A peer by the same ruler: NAFNet of width 16, which the standard student must match at half its time.
+run peer_nafnet python tools/benchmark.py "$standard" "$live" --sizes 512x512 --rounds 11 \
+  --backends pytorch openvino --precisions fp32 bf16 \
   --module spandrel.architectures.NAFNet.__arch.NAFNet_arch:NAFNet \
-  --arguments '{"width": 32, "enc_blk_nums": [1, 1, 1, 28], "middle_blk_num": 1,
+  --arguments '{"width": 16, "enc_blk_nums": [1, 1, 1, 14], "middle_blk_num": 1,
                 "dec_blk_nums": [1, 1, 1, 1]}'
 
-# What threads and the allocator do to the same figure.
-run threads_1 python tools/benchmark.py "$live" --sizes 512x512 --threads 1
-run threads_2 python tools/benchmark.py "$live" --sizes 512x512 --threads 2
-run malloc_default env -u MALLOC_MMAP_THRESHOLD_ -u MALLOC_TRIM_THRESHOLD_ \
-  python tools/benchmark.py "$live" "$standard"
-run malloc_kept env MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296 \
-  python tools/benchmark.py "$live" "$standard"
+# OpenMP threads that spin while they wait: alone, and beside a busy process. The script sets 10000.
+for spin in default 10000; do
+  setting=(env); [ $spin = default ] || setting=(env GOMP_SPINCOUNT=$spin)
+  run "spin_$spin" "${setting[@]}" python tools/benchmark.py "$standard" --sizes 512x512 --precisions bf16
+  python -c "while True: pass" &
+  neighbour=$!
+  run "spin_${spin}_busy" "${setting[@]}" python tools/benchmark.py "$standard" --sizes 512x512 --precisions bf16
+  kill $neighbour
+done
+# Memory that the C library keeps instead of handing it back.
+run malloc_default python tools/benchmark.py "$standard" --sizes 512x512 --precisions bf16
+run malloc_kept env MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=4294967296 \
+  python tools/benchmark.py "$standard" --sizes 512x512 --precisions bf16
 
 # What fewer bits cost in quality.
 run loss_standard python tools/quantisation_loss.py "$standard" --pairs "$pairs" --images 60

@@ -55,7 +55,7 @@ class BenchmarkConfig:
     batches: tuple[int, ...] = (1,)
     """Frames per call."""
     tile: int | None = None
-    """Side of tiles: measures larger frames tiled as well, bytes to bytes."""
+    """Side of tiles: measures larger frames tiled as well."""
     files: int = 0
     """Rounds of the file to file measurement, 8 PNG frames each, always by wall time; 0: none."""
     device: Literal["cpu", "cuda"] = "cpu"
@@ -100,11 +100,13 @@ def summary(seconds: list[float], frames: int) -> dict[str, float]:
 def work_of(
     net: Callable, way: str, frame: np.ndarray, x: Tensor, runtime: script.Runtime, tile: int | None
 ) -> Callable[[], Any]:
-    """One call of what is timed: the net on tensors, an image in tiles, or a folder of files."""
-    settings = script.InferConfig(tile=tile)
-    if way == "whole":
-        return functools.partial(script.run_net, net, x, runtime)
-    if way == "tiled":
+    """One call of what is timed: the net on a tensor, a picture from bytes to bytes whole or in
+    tiles, or a folder of files."""
+    settings = script.InferConfig(tile=tile if way == "tiled" else None)
+    if way == "net":
+        inside = isinstance(net, torch.nn.Module)  # others want rows of one channel
+        return functools.partial(script.run_net, net, x if inside else x.contiguous(), runtime)
+    if way in ("image", "tiled"):
         return functools.partial(script.sharpen_image, net, frame, runtime, settings)
     return functools.partial(script.file_rate, net, frame, script.Config(), settings, runtime)
 
@@ -112,13 +114,14 @@ def work_of(
 def measure(
     nets: dict[Key, Callable], size: str, batch: int, config: BenchmarkConfig
 ) -> list[dict[str, Any]]:
-    """One row for each candidate: net alone and, where asked, in tiles and from file to file."""
+    """One row for each candidate and way: the net alone, bytes to bytes, tiled, file to file."""
     W, H = (int(side) for side in size.split("x"))
     frame, device = script.demo_frame(H, W), torch.device(config.device)
     x = script.to_tensor(frame, device).repeat(batch, 1, 1, 1)
-    tiled = batch == 1 and config.tile is not None and max(H, W) > config.tile
+    tiled = config.tile is not None and max(H, W) > config.tile
     rows = []
-    for way in ("whole", *["tiled"] * tiled, *["files"] * bool(config.files and batch == 1)):
+    single = ["image", *["tiled"] * tiled, *["files"] * bool(config.files)]
+    for way in ("net", *(single if batch == 1 else [])):
         works, memory, seconds = {}, {}, {}
         for key, net in nets.items():
             inside = key[1] in ("pytorch", "compiled")  # other back ends have their own types
