@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# What each ingredient of the training data is worth: a student of 0.53 GMACs, 2,000 steps of 8 crops of 128 (the last
+# row 1,500). $1: a data set whose train/ holds sharp photographs alone; $2: the same and real pairs of another scene
+# than those of $4; $3: photographs and all real pairs; $4: real pairs to measure on (blurred/ and sharp/).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=runs/ingredients
+train() { # train NAME DATA FLAGS...
+  local name=$1 data=$2
+  shift 2
+  python main_sharpening_script.py --data.root "$data" --train.folder $out/"$name" --train.samples $out/"$name"/samples \
+    --student.width 16 --student.max-width 96 --student.encoder 0 1 1 --student.middle 3 --student.decoder 1 1 0 \
+    --teacher.no-enabled --loss.perceptual 0 --loss.feature 0 --loss.kl 0 --loss.ssim 0 --loss.frequency 1 \
+    --data.crop 128 --data.batch-size 8 --data.crops-per-image 2 --data.workers 0 --data.synthetic-share 0.5 \
+    --train.epochs 4 --train.steps-per-epoch 500 --train.accumulation 1 --train.restart-cycles 1 \
+    --train.learning-rate 1e-3 --train.evaluate-every 4 "$@"
+}
+train default "$1"
+train wide "$1" --degradation.motion 0.6 --degradation.video-call 0.3 --degradation.length 0 40 \
+  --degradation.length-power 2 --degradation.object-chance 0.35
+train motion_alone "$1" --degradation.motion 1 --degradation.video-call 0 --degradation.length 4 30 \
+  --degradation.length-power 1
+train with_pairs "$2"
+train mostly_pairs "$3" --data.synthetic-share 0.3 --train.epochs 3 --train.evaluate-every 3
+python tools/validation_table.py $out/*/student_model_ema_final*.pth --pairs "pairs=$4"

@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# Files per second of --infer against its slowest stage. Needs a quiet machine.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python tools/pipeline_rate.py model_checkpoints/student_pretrained.pth

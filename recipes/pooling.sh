@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# PSNR whole, tiled and with windowed pooling. $1: real pairs of 1280 x 720 (blurred/ and sharp/).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python tools/pooling_table.py --checkpoint model_checkpoints/student_pretrained.pth --pairs "$1" --count 10
