@@ -7,7 +7,7 @@ import torch
 from conftest import changed
 
 import main_sharpening_script as script
-from tools import loader_rate
+from tools import loader_rate, teacher_pass
 from tools.machine import peak_memory, peak_resident
 
 TINY_FLAGS = (
@@ -81,3 +81,38 @@ def test_peak_counts_what_is_freed_before_the_end():
         pytest.skip("this system does not tell")
     assert held[1] - held[0] > 60
     assert peak_memory(lambda: torch.ones(2**24), torch.device("cpu")) > 60
+
+
+TINY_PASS = teacher_pass.PassConfig(
+    16, 1, dim=8, blocks=(1, 2, 1, 1), refinement_blocks=1, compile=False, rounds=2
+)
+
+
+def test_published_and_our_teacher_compute_the_same():
+    pytest.importorskip("spandrel_extra_arches", reason="pip install -r requirements-dev.txt")
+    published, ours = teacher_pass.teachers(TINY_PASS)
+    assert type(published) is not type(ours)
+    x = torch.rand(1, 3, 16, 24)
+    assert torch.allclose(published(x), ours(x), atol=1e-5)
+    assert not any(p.requires_grad for net in (published, ours) for p in net.parameters())
+
+
+def test_teacher_pass_reports_ratios_and_the_share_of_a_step(capsys):
+    pytest.importorskip("spandrel_extra_arches", reason="pip install -r requirements-dev.txt")
+    teacher_pass.main(TINY_PASS)
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    ms = result["ms"]
+    assert ms.keys() == {"published", "ours", "ours_bf16", "student_step", "student_step_bf16"}
+    assert all(value > 0 for value in ms.values())
+    assert result["ratio_to_published"]["ours"] == ms["published"] / ms["ours"]
+    assert result["teacher_share"] == ms["ours"] / (ms["ours"] + ms["student_step"])
+    assert (result["dim"], result["crop"], result["device"]) == (8, 16, "cpu")
+
+
+def test_only_the_student_is_timed_with_gradients(runtime):
+    for training in (True, False):
+        net, seen = script.SEUNet(script.STUDENT_SIZES["live"]), []
+        for parameter in net.parameters():
+            parameter.register_hook(seen.append)
+        teacher_pass.run(net, torch.rand(1, 3, 16, 16), runtime, training)
+        assert len(seen) == (len(list(net.parameters())) if training else 0)

@@ -114,7 +114,7 @@ def draw(panels: dict[str, list[dict[str, Any]]], slopes: dict[str, float | None
     for time, (kind, rows) in zip(axes, panels.items(), strict=True):
         memory = time.twinx()
         for side, what, color in ((time, "seconds", "C0"), (memory, "peak_mib", "C1")):
-            values = np.array([row[what] for row in rows], float)  # None is not drawn
+            values = [row[what] or np.nan for row in rows]  # unknown, or too little to be seen
             side.plot([row[kind] for row in rows], values, "o-", color=color)
             side.set_ylabel(what.replace("peak_mib", "peak memory, MiB"), color=color)
             side.set(xscale="log", yscale="log")
