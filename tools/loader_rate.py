@@ -1,63 +1,149 @@
-"""Crops per second of the loader alone and of training, for the data set and settings given.
+"""Crops per second of the loader alone, of training, and of the same training on data in memory.
 
-`python tools/loader_rate.py --data.root DIR` takes the flags of the main script. Training is
-measured on a copy that is thrown away; nothing is written but the last line, JSON.
+`python tools/loader_rate.py --data.root DIR [--steps 30] [--repeats 3]` takes the flags of the main
+script. Where training never waits for data it is as fast as on a held batch: the ratio is 1. What
+it writes is thrown away; the last line is JSON.
 """
 
+from __future__ import annotations
+
 import dataclasses
+import itertools
 import json
+import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import main_sharpening_script as script  # noqa: E402
+import main_sharpening_script as script
+from tools.machine import conditions, peak_resident
 
-STEPS = 30
+HELD_BATCHES = 8  # enough to hold synthetic and real blur about as often as the loop meets them
 
 
-def loader_rate(config: script.Config, runtime: script.Runtime) -> float:
+@dataclass(frozen=True)
+class RateConfig:
+    steps: int = 30
+    """Optimizer steps that are timed in each run, after as many that are not."""
+    repeats: int = 3
+    """Runs of each kind, in turn; the medians count."""
+
+
+def loader_rate(
+    dataset: script.GoProSharpeningDataset, runtime: script.Runtime, steps: int
+) -> float:
     """Crops per second of the workers alone, after the first batches."""
-    pairs = script.split_pairs(config, "train")
-    dataset = script.GoProSharpeningDataset(pairs, config.data, config.train.seed)
     batches = script.training_batches(dataset, 0, runtime)
     for _ in range(8):
         next(batches)
-    start, count = time.perf_counter(), 4 * STEPS
+    start, count = time.perf_counter(), 4 * steps
     for _ in range(count):
         next(batches)
-    return count * config.data.batch_size / (time.perf_counter() - start)
+    return count * dataset.config.batch_size / (time.perf_counter() - start)
 
 
-def training_rate(config: script.Config, runtime: script.Runtime) -> dict[str, float]:
-    """Crops per second of the whole loop, and its share of time spent waiting for data."""
+def sources(
+    dataset: script.GoProSharpeningDataset, config: script.Config, runtime: script.Runtime
+) -> dict[str, dict[str, Callable]]:
+    """Where each kind of run has its batches from -> functions of the script that it replaces.
+
+    No run decodes the cache again or evaluates. `held` trains on one batch as it comes out of
+    `prepare_batch`, `held_with_blur` on a few as the loader gives them: only loading is left out.
+    """
+    loaded = list(itertools.islice(script.training_batches(dataset, 0, runtime), HELD_BATCHES))
+    ready = script.prepare_batch(loaded[0], config, runtime.device)
+    loop = {"fill_cache": lambda *_: dataset.cache, "evaluate_training": lambda *_: None}
+    held = loop | {"training_batches": lambda *_: itertools.cycle(loaded)}
+    return {
+        "loop": loop,
+        "held": held | {"prepare_batch": lambda *_: ready},
+        "held_with_blur": held,
+    }
+
+
+def training_rate(
+    config: script.Config, runtime: script.Runtime, steps: int, replaced: dict[str, Callable]
+) -> dict[str, float | None]:
+    """Crops per second of one training with these functions replaced in the script, its share of
+    time spent waiting for data, and the most memory that its process holds, MiB."""
     with tempfile.TemporaryDirectory() as folder:
         short = dataclasses.replace(
             config.train,
-            epochs=2,
-            steps_per_epoch=STEPS,
-            log_every=STEPS,
-            evaluate_every=10**6,
+            epochs=1,
+            steps_per_epoch=2 * steps,
+            log_every=steps,
+            save_every=2 * steps,  # nothing is saved while the clock runs
             folder=Path(folder),
             samples=Path(folder) / "samples",
         )
-        script.train(dataclasses.replace(config, train=short), runtime)
+        job = dataclasses.replace(config, train=short)
+        with mock.patch.multiple(script, **replaced):
+            held = peak_resident(lambda: script.train(job, runtime))
         lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
-    steady = [json.loads(line) for line in lines if "crops_per_second" in line][-1]
-    return {key: steady[key] for key in ("crops_per_second", "waiting_for_data")}
+    steady = json.loads(lines[-1])
+    rates = {key: steady[key] for key in ("crops_per_second", "waiting_for_data")}
+    return rates | {"peak_mib": held and held[1]}
 
 
-def main() -> None:
-    config = script.read_config()
-    with script.start_runtime(config) as runtime:
-        alone = loader_rate(config, runtime)
-        training = training_rate(config, runtime)
-        device = script.device_name(runtime)
-    print(f"loader alone {alone:8.1f} crops/s of {config.data.crop} pixels")
-    print(f"training     {training['crops_per_second']:8.1f} crops/s on {device}")
-    print(json.dumps({"loader_crops_per_second": alone, **training, "device": device}))
+def measure(config: script.Config, runtime: script.Runtime, rate: RateConfig) -> dict[str, Any]:
+    """Every rate, in turn; the peak is that of the first run, before any other left memory."""
+    pairs = script.split_pairs(config, "train")
+    dataset = script.GoProSharpeningDataset(pairs, config.data, config.train.seed)
+    alone = loader_rate(dataset, runtime, rate.steps)
+    kinds = sources(dataset, config, runtime)
+    runs: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
+    for _ in range(rate.repeats):
+        for kind, replaced in kinds.items():
+            runs[kind].append(training_rate(config, runtime, rate.steps, replaced))
+    rounds = {kind: [run["crops_per_second"] for run in runs[kind]] for kind in kinds}
+    middle = {kind: statistics.median(values) for kind, values in rounds.items()}
+    return {
+        "loader_crops_per_second": alone,
+        "crops_per_second": middle["loop"],
+        "held_crops_per_second": middle["held"],
+        "held_with_blur_crops_per_second": middle["held_with_blur"],
+        "ratio_to_held": middle["loop"] / middle["held"],
+        "ratio_to_held_with_blur": middle["loop"] / middle["held_with_blur"],
+        "waiting_for_data": statistics.median(run["waiting_for_data"] for run in runs["loop"]),
+        "peak_mib": runs["loop"][0]["peak_mib"],
+        "rounds": rounds,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    rate, flags = tyro.cli(RateConfig, args=arguments, return_unknown_args=True, add_help=False)
+    try:
+        config = script.read_config(flags)
+        with script.start_runtime(config) as runtime:
+            result = measure(config, runtime, rate)
+    except (script.SharpeningError, script.MediaError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    result |= {
+        "crop": config.data.crop,
+        "batch": config.data.batch_size,
+        **dataclasses.asdict(rate),
+    }
+    result |= {"device": script.device_name(runtime), "dtype": runtime.precision}
+    print(f"crops of {config.data.crop} pixels per second on {result['device']}, {result['dtype']}")
+    names = {"": "training", "held_": "on one batch in memory", "held_with_blur_": "blurred anew"}
+    for kind, name in {"loader_": "loader alone", **names}.items():
+        ratio = result.get(f"ratio_to_{kind}".removesuffix("_"))
+        against = "" if ratio is None else f"   training is {ratio:.3f} of it"
+        print(f"  {name:<24} {result[f'{kind}crops_per_second']:9.1f}{against}")
+    peak = "unknown" if result["peak_mib"] is None else f"{result['peak_mib']:.0f} MiB"
+    print(f"waiting for data {result['waiting_for_data']:.1%} of training, peak memory {peak}")
+    print(json.dumps(result | conditions(runtime.device.type)))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -41,6 +41,19 @@ def memory_line(name: str) -> float:
     return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
+def peak_resident(work: Callable[[], Any]) -> tuple[float, float] | None:
+    """MiB that this process holds before `work`, and at most while it runs; None where the system
+    does not tell."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # starts the peak anew
+    except OSError:
+        work()
+        return None
+    before = memory_line("VmRSS")
+    work()
+    return before / 2**20, memory_line("VmHWM") / 2**20
+
+
 def peak_memory(work: Callable[[], Any], device: torch.device) -> float | None:
     """MiB that a first call of `work` takes at most beyond what is in use before; None where the
     system does not tell."""
@@ -49,10 +62,5 @@ def peak_memory(work: Callable[[], Any], device: torch.device) -> float | None:
         before = torch.cuda.memory_allocated()
         work()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # starts the peak anew
-    except OSError:
-        return None
-    before = memory_line("VmRSS")
-    work()
-    return (memory_line("VmHWM") - before) / 2**20
+    held = peak_resident(work)
+    return held and held[1] - held[0]
