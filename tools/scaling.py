@@ -8,42 +8,26 @@ hides a part of it behind that), and data that never waits.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
-import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import main_sharpening_script as script
+from tools.loader_rate import training_rate
 
+STEPS = 20
 LINKS = {"NVLink 4": 300e9, "PCIe 5": 40e9, "100 Gbit/s": 10e9, "10 Gbit/s": 1e9}
 """Bytes per second that all-reduce reaches, about two thirds of the nominal rate."""
 PROCESSES = (2, 4, 8, 16, 32)
 
 
-def step_seconds(config: script.Config, runtime: script.Runtime, steps: int = 20) -> float:
-    """Seconds of an optimizer step of `script.train`, from its own log."""
-    with tempfile.TemporaryDirectory() as folder:
-        short = dataclasses.replace(
-            config.train,
-            epochs=2,
-            steps_per_epoch=steps,
-            log_every=steps,
-            evaluate_every=10**6,
-            folder=Path(folder),
-            samples=Path(folder) / "samples",
-        )
-        script.train(dataclasses.replace(config, train=short), runtime)
-        lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
-    rates = [json.loads(line)["crops_per_second"] for line in lines if "crops_per_sec" in line]
-    return config.data.batch_size * config.train.accumulation / rates[-1]
-
-
 def main() -> None:
     config = script.read_config()
     with script.start_runtime(config) as runtime:
-        seconds = step_seconds(config, runtime)
+        replaced = {"evaluate_training": lambda *_: None}
+        rate = training_rate(config, runtime, STEPS, replaced)["crops_per_second"]
+        seconds = config.data.batch_size * config.train.accumulation / rate
         device = script.device_name(runtime)
     gradients = 4.0 * script.parameters(script.build_network(config))
     print(f"\none step {seconds * 1e3:.1f} ms on {device}, gradients {gradients / 1e6:.1f} MB")
