@@ -395,9 +395,8 @@ class InferConfig:
     crf: int = 18
     """Constant rate factor of H.264 video results, 0 (lossless) to 51."""
     backend: Literal["auto", "pytorch", "openvino", "openvino-int8"] = "auto"
-    """What computes the network. auto: OpenVINO where it is installed, on a CPU, for a video or at
-    least 16 images; else PyTorch. openvino-int8 calculates in 8 bits: see MODEL_CARD for the
-    loss."""
+    """What computes the network. auto: on a CPU that has OpenVINO installed, OpenVINO for a video
+    or at least 16 images, else PyTorch. openvino-int8 calculates in 8 bits, see MODEL_CARD."""
     allow_huge: bool = False
     """Read images of more pixels than a decompression bomb may have."""
 
