@@ -19,23 +19,24 @@ run() { # run NAME COMMAND...: keeps the whole output as NAME.txt and its last l
 
 # Net alone on this CPU: every back end and precision in turn.
 run cpu_512 python tools/benchmark.py "$live" "$standard" --sizes 512x512 \
-  --backends pytorch compiled onnxruntime openvino --precisions fp32 bf16 int8 --rounds 31
+  --backends pytorch onnxruntime openvino --precisions fp32 bf16 int8 --rounds 21
 run cpu_1080 python tools/benchmark.py "$live" "$standard" --sizes 1920x1080 \
-  --backends pytorch openvino --precisions fp32 bf16 int8 --rounds 11
+  --backends pytorch openvino --precisions fp32 bf16 int8 --rounds 9
+run cpu_compiled python tools/benchmark.py "$live" --sizes 512x512 --backends pytorch compiled
 
 # Tiled, and from PNG file to PNG file.
-run cpu_1080_tiled python tools/benchmark.py "$live" "$standard" --sizes 1920x1080 --tile 960 \
-  --backends pytorch openvino --precisions fp32 bf16 --rounds 7 --files 3
-run cpu_512_files python tools/benchmark.py "$live" "$standard" --sizes 512x512 --files 5 \
-  --backends pytorch openvino --precisions fp32 bf16
+run cpu_1080_tiled python tools/benchmark.py "$live" "$standard" --sizes 1920x1080 --tile 1024 \
+  --backends openvino --precisions bf16 int8 --rounds 5 --files 2
+run cpu_512_files python tools/benchmark.py "$live" "$standard" --sizes 512x512 --files 3 \
+  --backends openvino --precisions bf16 int8 --rounds 5
 
 # Frames per call.
 run cpu_batches python tools/benchmark.py "$live" --sizes 512x512 --batches 1 2 4 8 \
-  --backends pytorch openvino
+  --backends pytorch openvino --precisions bf16 --rounds 9
 
 # A peer by the same ruler: NAFNet of width 16, which the standard student must match at half its time.
-run peer_nafnet python tools/benchmark.py "$standard" "$live" --sizes 512x512 --rounds 11 \
-  --backends pytorch openvino --precisions fp32 bf16 \
+run peer_nafnet python tools/benchmark.py "$standard" "$live" --sizes 512x512 --rounds 9 \
+  --backends pytorch openvino --precisions bf16 \
   --module spandrel.architectures.NAFNet.__arch.NAFNet_arch:NAFNet \
   --arguments '{"width": 16, "enc_blk_nums": [1, 1, 1, 14], "middle_blk_num": 1,
                 "dec_blk_nums": [1, 1, 1, 1]}'
