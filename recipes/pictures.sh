@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# The pictures of README.md and MODEL_CARD.md.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+student=model_checkpoints/student_pretrained.pth
+python tools/before_after.py $student -o docs/before_after.png --blurs short medium call --photos 1
+python tools/before_after.py $student -o docs/failures.png --blurs long --photos 2
