@@ -7,8 +7,8 @@ import torch
 from conftest import changed
 
 import main_sharpening_script as script
-from tools import loader_rate, teacher_pass
-from tools.machine import peak_memory, peak_resident
+from tools import loader_rate, machine, teacher_pass
+from tools.machine import peak_memory, peak_resident, touch
 
 TINY_FLAGS = (
     "--device cpu --data.crop 32 --data.batch-size 4 --data.crops-per-image 2 --data.workers 0 "
@@ -76,11 +76,18 @@ def test_a_failed_run_restores_the_script(config, runtime):
 
 
 def test_peak_counts_what_is_freed_before_the_end():
-    held = peak_resident(lambda: torch.ones(2**24))  # 64 MiB
+    held = peak_resident(lambda: touch(64))
     if held is None:
         pytest.skip("this system does not tell")
     assert held[1] - held[0] > 60
-    assert peak_memory(lambda: torch.ones(2**24), torch.device("cpu")) > 60
+    assert peak_memory(lambda: touch(64), torch.device("cpu")) > 60
+
+
+def test_a_system_that_does_not_tell_is_no_figure(monkeypatch):
+    done = []
+    monkeypatch.setattr(machine, "memory_line", lambda name: 2.0**30)  # as if nothing was touched
+    assert peak_resident(lambda: done.append(1)) is None
+    assert done == [1]
 
 
 TINY_PASS = teacher_pass.PassConfig(
