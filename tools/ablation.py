@@ -44,11 +44,13 @@ class AblationConfig:
 
 
 def variants(config: AblationConfig) -> dict[str, script.LossConfig]:
-    """Name -> loss: L1 alone, with each term, with all."""
+    """Name -> loss: L1 alone, with each term, with all, with less of the features, no teacher."""
     terms = WEIGHTS | ({"perceptual": 0.01} if config.vgg_weights else {})
     off = dict.fromkeys(script.LOSS_TERMS, 0.0) | {"recon": 1.0}
     chosen = {"L1": {}, **{f"+ {name}": {name: weight} for name, weight in terms.items()}}
     chosen["all"] = terms
+    chosen |= {f"all, feature {w}": terms | {"feature": w} for w in (0.1, 0.01)}
+    chosen["ssim, frequency"] = {name: terms[name] for name in ("ssim", "frequency")}
     return {
         name: script.LossConfig(**off | weights, vgg_weights=config.vgg_weights)
         for name, weights in chosen.items()
@@ -113,9 +115,9 @@ def main(config: AblationConfig) -> None:
     rows = summary(results)
     blurry = results["L1"][0]
     print(f"\nblurred {blurry['psnr_blurry']:.3f} dB, SSIM {blurry['ssim_blurry']:.4f}")
-    print(f"{len(config.seeds)} seeds      PSNR dB    SSIM   gain over L1, mean +- deviation")
+    print(f"{len(config.seeds)} seeds            PSNR dB    SSIM   gain over L1, mean +- deviation")
     for row in rows:
-        print(f"{row['loss']:<12} {row['psnr_student']:8.3f} {row['ssim_student']:8.4f}", end="")
+        print(f"{row['loss']:<18} {row['psnr_student']:8.3f} {row['ssim_student']:8.4f}", end="")
         print(f"   {row['gain']:+.3f} +- {row['spread']:.3f}")
     settings = {k: str(v) for k, v in dataclasses.asdict(config).items()}
     print(json.dumps({**settings, "blurry": blurry["psnr_blurry"], "rows": rows}))
