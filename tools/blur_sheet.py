@@ -23,6 +23,7 @@ from main_sharpening_script import (  # noqa: E402
     psnr,
     read_rgb,
 )
+from tools.export_onnx import run_tool  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -97,4 +98,4 @@ def main(config: SheetConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(SheetConfig))
+    sys.exit(run_tool(main, SheetConfig, __doc__))

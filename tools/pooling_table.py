@@ -2,9 +2,9 @@
 
     python tools/pooling_table.py --checkpoint student.pth --pairs GoPro_dataset/test --count 20
 
-Squeeze-and-excitation averages over 256-pixel crops in training and over the whole image or tile at
-use; pooling over a window of the training size instead (TLC, arXiv 2112.04491) removes that gap.
-The table decides the defaults of `InferConfig.pool_window` and of the tiles.
+Squeeze-and-excitation averages over a crop in training and over the whole image or tile at use;
+averages over windows of about the training size (TLC, arXiv 2112.04491) remove that gap. The table
+decided the defaults of `StudentConfig.pool_window` and of the tiles.
 """
 
 import itertools
@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import tyro
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import main_sharpening_script as script  # noqa: E402
+from tools.export_onnx import run_tool  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def chosen_pairs(config: TableConfig) -> list[script.Pair]:
     """Pairs with a real blurred image, `count` of them."""
     pairs = [pair for pair in script.find_pairs(config.pairs, config.data) if pair.blurry]
     if not pairs:
-        raise SystemExit(f"error: {config.pairs} holds no pairs of blurred and sharp images")
+        raise script.SharpeningError(f"{config.pairs} holds no pairs of blurred and sharp images")
     places = np.linspace(0, len(pairs) - 1, min(config.count, len(pairs)))
     return [pairs[place] for place in places.round().astype(int)]
 
@@ -72,8 +72,7 @@ def measure(config: TableConfig, runtime: script.Runtime) -> tuple[dict, dict, i
     return {cell: means[cell] for cell in cells}, means["blurry"], len(pairs)
 
 
-def main() -> None:
-    config = tyro.cli(TableConfig, description=__doc__)
+def main(config: TableConfig) -> None:
     with torch.inference_mode(), script.start_runtime(script.Config(device=config.device)) as here:
         table, blurry, count = measure(config, here)
     print(f"PSNR in dB over {count} pairs of {config.pairs}; blurred: {blurry:.2f}")
@@ -86,4 +85,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_tool(main, TableConfig, __doc__))

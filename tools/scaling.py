@@ -43,4 +43,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (script.SharpeningError, script.MediaError) as error:
+        sys.exit(f"error: {error}")

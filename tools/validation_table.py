@@ -18,10 +18,13 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import main_sharpening_script as script  # noqa: E402
 from tools.candidates import load_class  # noqa: E402
+from tools.export_onnx import run_tool  # noqa: E402
 
 CONDITIONS = {
     "motion": script.DegradationConfig(motion=1.0, video_call=0.0),
-    "call": script.DegradationConfig(motion=0.0, video_call=1.0),
+    "call": script.DegradationConfig(
+        motion=0.0, video_call=1.0, rescale_chance=1.0, noise_chance=1.0, jpeg_chance=1.0
+    ),
     "as it is": script.DegradationConfig(motion=0.0, video_call=0.0),
 }
 
@@ -91,4 +94,4 @@ def main(config: TableConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(TableConfig))
+    sys.exit(run_tool(main, TableConfig, __doc__))
