@@ -7,6 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 pairs=${1:?folder with blurred/ and sharp/} out=${2:-runs/benchmarks}
 standard=model_checkpoints/student_pretrained.pth live=model_checkpoints/student_live.pth
+export GOMP_SPINCOUNT=10000  # as the script sets for itself
 mkdir -p "$out"
 
 run() { # run NAME COMMAND...: keeps the whole output as NAME.txt and its last line as NAME.json
@@ -43,7 +44,7 @@ run peer_nafnet python tools/benchmark.py "$standard" "$live" --sizes 512x512 --
 
 # OpenMP threads that spin while they wait: alone, and beside a busy process. The script sets 10000.
 for spin in default 10000; do
-  setting=(env); [ $spin = default ] || setting=(env GOMP_SPINCOUNT=$spin)
+  setting=(env); [ $spin = 10000 ] || setting=(env -u GOMP_SPINCOUNT)
   run "spin_$spin" "${setting[@]}" python tools/benchmark.py "$standard" --sizes 512x512 --precisions bf16
   python -c "while True: pass" &
   neighbour=$!
