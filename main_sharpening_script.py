@@ -1130,8 +1130,8 @@ class SqueezeExcite(nn.Module):
         window, half, step = self.window, self.window // 2, max(1, self.window // 2)
         rows = F.avg_pool2d(x, (window, 1), (step, 1), (half, 0), count_include_pad=False)
         means = F.avg_pool2d(rows, (1, window), (1, step), (0, half), count_include_pad=False)
-        weights = F.pad(self.weights(means), (0, 1, 0, 1), mode="replicate")
-        weights = F.interpolate(weights, scale_factor=step, mode="bilinear")  # from step // 2 on
+        weights = F.pad(self.weights(means), (0, 1, 0, 1), mode="replicate").to(x.dtype)
+        weights = F.interpolate(weights, scale_factor=step, mode="bilinear").to(x.dtype)
         first = step // 2
         return x * weights[:, :, first : first + H, first : first + W]
 
@@ -1827,8 +1827,8 @@ def on_bytes(model: Any) -> Any:
 class OpenVinoNet:
     """A student compiled for this CPU, called like it: (B, 3, H, W) float32 -> the same.
 
-    `dtype` is that of what is not INT8, `threads` None: one per core. A shape met again is compiled
-    for itself, which is up to 1.7 times as fast but takes a third of a second.
+    `dtype` is that of what is not INT8, `threads` None: one per core. A shape that comes twice in a
+    row is compiled for itself, which is up to 1.7 times as fast but takes a third of a second.
     """
 
     COMPILED = 3  # shapes kept, each with its memory
@@ -1838,23 +1838,31 @@ class OpenVinoNet:
         hint = {torch.bfloat16: "bf16"}.get(dtype, "f32")
         self.properties = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
         self.properties |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
-        self.met: set[tuple[int, ...]] = set()
-        self.requests: dict[tuple[int, ...] | str, Any] = {}
+        self.last: tuple = ()
+        self.requests: dict[tuple, Any] = {}  # (kind,) for all sizes, (kind, *shape) for one
+
+    def request(self, kind: str, shape: tuple[int, ...]) -> Any:
+        """What computes a `shape` of "bytes" or "floats", compiled if need be."""
+        key: tuple = (kind, *shape)
+        if key not in self.requests and key != self.last:
+            key = (kind,)
+        self.last = (kind, *shape)
+        if key not in self.requests:
+            model = on_bytes(self.model.clone()) if kind == "bytes" else self.model.clone()
+            if key == self.last:
+                model.reshape(list(shape))
+            compiled = self.core.compile_model(model, "CPU", self.properties)
+            self.requests[key] = compiled.create_infer_request()
+        self.requests[key] = self.requests.pop(key)  # the last one used is the last
+        if len(static := [each for each in self.requests if len(each) > 1]) > self.COMPILED:
+            del self.requests[static[0]]
+        return self.requests[key]
 
     def run(self, array: np.ndarray, kind: str) -> np.ndarray:
         """`array` through the model for `kind` "bytes" or "floats"."""
-        shape, key = array.shape, array.shape if array.shape in self.met else kind
-        self.met.add(shape)
-        if key not in self.requests:
-            model = on_bytes(self.model.clone()) if kind == "bytes" else self.model.clone()
-            if key is shape:
-                model.reshape(list(shape))
-            if len(self.requests) >= self.COMPILED:
-                del self.requests[next(iter(self.requests))]  # the oldest
-            compiled = self.core.compile_model(model, "CPU", self.properties)
-            self.requests[key] = compiled.create_infer_request()
-        self.requests[key].infer([array], share_inputs=True)
-        return self.requests[key].get_output_tensor().data.copy()
+        request = self.request(kind, array.shape)
+        request.infer([array], share_inputs=True)
+        return request.get_output_tensor().data.copy()
 
     def __call__(self, blurry: Tensor) -> Tensor:
         return torch.from_numpy(self.run(blurry.float().contiguous().numpy(), "floats"))
