@@ -132,7 +132,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.crop < 16 or self.crop % 16:
             raise ValueError(f"data.crop must be a multiple of 16, at least 16: {self.crop}")
-        if self.crops_per_image < 1 or self.batch_size % self.crops_per_image:
+        if min(self.crops_per_image, self.batch_size) < 1 or self.batch_size % self.crops_per_image:
             raise ValueError(
                 f"data.batch_size ({self.batch_size}) must be a multiple of "
                 f"data.crops_per_image ({self.crops_per_image})"
@@ -220,6 +220,8 @@ class DegradationConfig:
 
 @dataclass(frozen=True)
 class StudentConfig:
+    """Sizes of the student, `SEUNet`."""
+
     stem: Literal[1, 2, 4] = 2
     """Pixel-unshuffle factor: the first level works at 1/stem; full resolution is what costs."""
     width: int = 32
@@ -245,6 +247,8 @@ class StudentConfig:
             raise ValueError(
                 f"stem {self.stem} with {len(self.encoder)} levels never reaches the 1/8 tap"
             )
+        if self.pool_window is not None and self.pool_window < 1:
+            raise ValueError(f"pool_window must be at least 1, or None: {self.pool_window}")
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -330,7 +334,7 @@ class TrainConfig:
     epochs: int = 50
     """Passes over the training images."""
     steps_per_epoch: int | None = None
-    """Optimizer steps per epoch; None: as many as show every training image once."""
+    """Optimizer steps per epoch; None: as many as draw as often as there are training images."""
     learning_rate: float = 5e-4
     """Adam's highest learning rate."""
     lowest_rate: float = 1e-6
@@ -365,13 +369,22 @@ class TrainConfig:
     """Seed of the initial weights, the crops and the synthetic blur."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "accumulation", "restart_cycles", "evaluate_every", "save_every"):
+        counts = ("epochs", "accumulation", "restart_cycles", "evaluate_every", "save_every")
+        for name in (
+            *counts,
+            "log_every",
+            *["steps_per_epoch"] * (self.steps_per_epoch is not None),
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} must be at least 1: {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"train.ema_decay must be in [0, 1): {self.ema_decay}")
         if self.learning_rate <= 0 or self.lowest_rate < 0:
             raise ValueError("train.learning_rate must be above 0, train.lowest_rate at least 0")
+
+
+LARGEST_TILE = 1024
+"""Side of the tiles, pixels, of images that memory does not hold whole."""
 
 
 @dataclass(frozen=True)
@@ -402,9 +415,9 @@ class InferConfig:
     """Read images of more pixels than a decompression bomb may have."""
 
     def __post_init__(self) -> None:
-        if self.tile is not None and self.tile <= 2 * self.overlap:
+        if (tile := self.tile or LARGEST_TILE) <= 2 * self.overlap:
             raise ValueError(
-                f"infer_config.tile ({self.tile}) must exceed twice the overlap ({self.overlap})"
+                f"infer_config.tile ({tile}) must exceed twice the overlap ({self.overlap})"
             )
         ranges = {"overlap": (0, 4096), "tile_batch": (1, 4096), "quality": (1, 100)}
         ranges |= {"crf": (0, 51), "pool_window": (0, math.inf)}
@@ -438,8 +451,8 @@ class Config:
     """Sharpen again what is already in `--output`; start a training over an older one."""
     teacher_too: bool = False
     """Let `--evaluate` measure the teacher as well."""
-    device: str = "auto"
-    """cpu, cuda, or auto."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the network is computed; auto: on a GPU if there is one."""
     data: DataConfig = field(default_factory=DataConfig)
     degradation: DegradationConfig = field(default_factory=DegradationConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
@@ -451,6 +464,8 @@ class Config:
     def __post_init__(self) -> None:
         if sum((self.evaluate, self.infer, self.resume)) > 1:
             raise ValueError("give at most one of --resume, --evaluate and --infer")
+        if self.demo and self.train.network != "student":
+            raise ValueError("the demo trains a student: leave out --demo or --train.network")
         untaught = not self.teacher.enabled or self.train.network == "restormer"
         if untaught and self.loss.teacher_terms:
             flags = " ".join(f"--loss.{name} 0" for name in self.loss.teacher_terms)
@@ -569,9 +584,11 @@ class Runtime:
         return model.no_sync() if self.world > 1 and more else contextlib.nullcontext()
 
     def save(self, path: Path, payload: dict[str, Any]) -> None:
-        """Write a checkpoint once, whatever the number of processes."""
+        """Write a checkpoint once, whatever the number of processes; then all find it."""
         if self.is_main:
             save_checkpoint(path, payload)
+        if self.world > 1:
+            dist.barrier()
 
     def say(self, text: str) -> None:
         if self.is_main:
@@ -584,7 +601,8 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16
-    native = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    onednn = torch.backends.mkldnn.is_available()
+    native = onednn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return torch.bfloat16 if native else torch.float32
 
 
@@ -596,11 +614,14 @@ def start_runtime(config: Config) -> Iterator[Runtime]:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
+        if not torch.cuda.is_available():
+            raise SharpeningError("PyTorch finds no GPU (or is its CPU build): use --device cpu")
         name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
         torch.cuda.set_device(name)
     device = torch.device(name)
     torch.manual_seed(config.train.seed)
     torch.backends.cudnn.deterministic = True  # a resumed run equals an unbroken one
+    torch.backends.cudnn.allow_tf32 = False  # SSIM subtracts squares: 10 bits are too few
     if world > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
@@ -755,9 +776,11 @@ def same_crop(images: Sequence[np.ndarray], size: int, rng: np.random.Generator)
 class GoProSharpeningDataset(Dataset):
     """Endless random crops of pairs; item `draw` is a function of (seed, draw) and nothing else.
 
-    Every run of len(pairs) draws shows each image once. An item is `(blurry, sharp, keys)`: uint8
-    crops (n, 3, crop, crop), and for each crop the seed of its synthetic blur, or -1 where the blur
-    is real; with synthetic blur `blurry` is still sharp, `prepare_batch` blurs it on the device.
+    Where all blur is real, or all synthetic, every run of len(pairs) draws shows each image once;
+    where both are mixed, images of a kind are shown equally often on average. An item is `(blurry,
+    sharp, keys)`: uint8 crops (n, 3, crop, crop), and for each crop the seed of its synthetic blur,
+    or -1 where the blur is real; with synthetic blur `blurry` is still sharp, `prepare_batch` blurs
+    it on the device.
     """
 
     def __init__(self, pairs: Sequence[Pair], config: DataConfig, seed: int):
@@ -781,7 +804,13 @@ class GoProSharpeningDataset(Dataset):
             self.order[key] = np.random.default_rng([self.seed, epoch]).permutation(len(pairs))
         return pairs[self.order[key][position]]
 
-    def __getitem__(self, draw: int) -> tuple[Tensor, Tensor, Tensor]:
+    def __getitem__(self, draw: int) -> tuple[Tensor, Tensor, Tensor] | SharpeningError:
+        try:
+            return self.item(draw)
+        except (SharpeningError, MediaError) as error:
+            return SharpeningError(str(error))  # raised by a worker it would come as a traceback
+
+    def item(self, draw: int) -> tuple[Tensor, Tensor, Tensor]:
         pair = self.pair(draw)
         images = self.cache[pair] if pair in self.cache else read_pair(pair)
         rng, count = np.random.default_rng([self.seed, draw]), self.config.crops_per_image
@@ -817,15 +846,29 @@ class MicroBatches:
     rank: int
     world: int
 
+    def draws(self, micro: int) -> range:
+        first = (micro * self.world + self.rank) * self.images
+        return range(first, first + self.images)
+
     def __iter__(self) -> Iterator[range]:
-        for micro in itertools.count(self.start):
-            first = (micro * self.world + self.rank) * self.images
-            yield range(first, first + self.images)
+        return map(self.draws, itertools.count(self.start))
 
 
-def join_items(items: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+def join_items(items: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...] | SharpeningError:
     """Items of the dataset -> one batch (B, 3, crop, crop), (B, 3, crop, crop), (B,)."""
-    return tuple(torch.cat(parts) for parts in zip(*items, strict=True))
+    errors = (item for item in items if isinstance(item, SharpeningError))
+    return next(errors, None) or tuple(torch.cat(parts) for parts in zip(*items, strict=True))
+
+
+def raise_errors(loader: Iterable[Any]) -> Iterator[Any]:
+    """What a loader gives, with the errors that its workers handed over raised.
+
+    To be closed: that ends the workers, which a traceback kept somewhere would leave waiting.
+    """
+    for each in loader:
+        if isinstance(each, SharpeningError):
+            raise SharpeningError(str(each))
+        yield each
 
 
 def training_batches(
@@ -843,7 +886,7 @@ def training_batches(
         prefetch_factor=4 if config.workers else None,
         worker_init_fn=leave_signals_to_parent,
     )
-    return iter(loader)
+    return raise_errors(loader)
 
 
 def leave_signals_to_parent(worker: int) -> None:
@@ -875,8 +918,11 @@ class TestImages(Dataset):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, index: int) -> tuple[int, np.ndarray, np.ndarray]:
-        blurry, sharp = read_pair(self.pairs[index])
+    def __getitem__(self, index: int) -> tuple[int, np.ndarray, np.ndarray] | SharpeningError:
+        try:
+            blurry, sharp = read_pair(self.pairs[index])
+        except (SharpeningError, MediaError) as error:
+            return SharpeningError(str(error))
         if self.pairs[index].blurry is None:
             image = torch.from_numpy(sharp).permute(2, 0, 1)[None].float() / 255
             image = degrade(image, generators_for(2**31, [index]), self.config.degradation)
@@ -1873,7 +1919,7 @@ class OpenVinoNet:
 
 
 def with_pool_window(student: SEUNet, window: int | None) -> SEUNet:
-    """The same weights, squeezing over `window` pixels around each; None: over the whole image."""
+    """The same weights, squeezing over windows of `window` pixels; None: over the whole image."""
     pooled = SEUNet(dataclasses.replace(student.config, pool_window=window))
     pooled.load_state_dict(student.state_dict())
     return pooled.eval().requires_grad_(False)
@@ -1962,13 +2008,30 @@ def to_image(tensor: Tensor, dtype: np.dtype) -> np.ndarray:
 
 
 @torch.inference_mode()
+def run_net(net: Net, blurry: Tensor, runtime: Runtime) -> Tensor:
+    """`net` under autocast; once more in float32 if the result is not finite, as it may be where
+    fp16 ends at 65,504. Raises `SharpeningError` if that is not finite either."""
+    with runtime.autocast():
+        restored = net(blurry)
+    if math.isfinite(restored.sum().item()):
+        return restored
+    runtime.say(f"the result is not finite in {runtime.precision}: computed again in fp32")
+    restored = net(blurry)
+    if math.isfinite(restored.sum().item()):
+        return restored
+    raise SharpeningError(
+        "the network gives values that are not finite: its weights are damaged or diverged in "
+        "training; give another student with --checkpoint"
+    )
+
+
+@torch.inference_mode()
 def sharpen_batch(net: Net, images: Sequence[np.ndarray], runtime: Runtime) -> list[np.ndarray]:
     """`net` applied at once to whole images (H, W, 3) of one size, uint8 or uint16 -> the same."""
     if isinstance(net, OpenVinoNet) and images[0].dtype == np.uint8:
         return net.on_images(images)
     batch = torch.cat([to_tensor(image, runtime.device) for image in images])
-    with runtime.autocast():
-        restored = net(batch)
+    restored = run_net(net, batch, runtime)
     return [to_image(each, images[0].dtype) for each in restored]
 
 
@@ -1999,8 +2062,7 @@ def sharpen_tiled(
             lefts = columns[first : first + batch]
             parts = [source[top : top + height, left : left + width] for left in lefts]
             tiles = torch.cat([to_tensor(part, runtime.device) for part in parts])
-            with runtime.autocast():
-                restored = apply(tiles).float().cpu()
+            restored = run_net(apply, tiles, runtime).float().cpu()
             for j, left in enumerate(lefts):
                 weight = row_weights[i][:, None] * column_weights[first + j]
                 band[..., left : left + width] += restored[j] * weight
@@ -2027,7 +2089,7 @@ def pick_tile(
     H, W = shape[:2]
     if config.tile is not None:
         return config.tile if max(H, W) > config.tile else None
-    return None if whole_limit(runtime) >= count * H * W else 1024
+    return None if whole_limit(runtime) >= count * H * W else LARGEST_TILE
 
 
 def tiling_rule(config: InferConfig, runtime: Runtime) -> str:
@@ -2036,15 +2098,16 @@ def tiling_rule(config: InferConfig, runtime: Runtime) -> str:
     if config.tile is not None:
         limit = f"{config.tile} pixels a side"
     return (
-        f"images up to {limit} whole, larger ones in tiles of {config.tile or 1024} pixels "
+        f"images up to {limit} whole, larger ones in tiles of {config.tile or LARGEST_TILE} pixels "
         f"that overlap by {config.overlap}"
     )
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception of PyTorch or NumPy means that; on the CPU only its text tells."""
+    """Whether an exception of PyTorch or NumPy means that; of some only the text tells."""
     kinds = (torch.OutOfMemoryError, MemoryError)
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+    texts = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, kinds) or any(text in str(error) for text in texts)
 
 
 def smaller_tile(side: int, overlap: int) -> int:
@@ -2114,21 +2177,24 @@ def evaluate_quality(
         num_workers=min(2, config.data.workers),
         worker_init_fn=leave_signals_to_parent,
     )
-    measures = ("psnr", "ssim", "worse")
+    measures, fitting = ("psnr", "ssim", "worse"), {name: {} for name in nets}
     sums = dict.fromkeys((f"{m}_{name}" for name in ("blurry", *nets) for m in measures), 0.0)
-    for index, blurry, sharp in tqdm(loader, "evaluate", disable=not runtime.is_main, leave=False):
-        blurry, sharp = blurry.numpy(), sharp.numpy()  # the loader hands over tensors
-        shown = {"blurry": blurry}
-        for name, net in nets.items():
-            shown[name] = sharpen_image(net, blurry, runtime, config.infer_config)
-        before = psnr(blurry, sharp)
-        for name, image in shown.items():
-            after = psnr(image, sharp)
-            sums[f"psnr_{name}"] += after
-            sums[f"ssim_{name}"] += ssim(image, sharp)
-            sums[f"worse_{name}"] += after < before
-        if folder is not None:
-            save_strip(folder / images.pairs[index].name, [*shown.values(), sharp])
+    bar = tqdm(loader, "evaluate", disable=not runtime.is_main, leave=False)
+    with contextlib.closing(raise_errors(bar)) as rows:
+        for index, blurry, sharp in rows:
+            blurry, sharp = blurry.numpy(), sharp.numpy()  # the loader hands over tensors
+            shown = {"blurry": blurry}
+            for name, net in nets.items():
+                settings, known = config.infer_config, fitting[name]
+                shown[name] = sharpen_images(net, [blurry], runtime, settings, known)[0]
+            before = psnr(blurry, sharp)
+            for name, image in shown.items():
+                after = psnr(image, sharp)
+                sums[f"psnr_{name}"] += after
+                sums[f"ssim_{name}"] += ssim(image, sharp)
+                sums[f"worse_{name}"] += after < before
+            if folder is not None:
+                save_strip(folder / images.pairs[index].name, [*shown.values(), sharp])
     count, *totals = runtime.total([len(share), *sums.values()])
     return {"images": int(count), **{n: t / count for n, t in zip(sums, totals, strict=True)}}
 
@@ -2171,12 +2237,6 @@ def evaluate_speed(net: Net, config: Config, runtime: Runtime) -> dict[str, floa
         rates[f"fps_{name}"] = 1 / seconds_per_call(work, runtime)
         rates[f"fps_{name}_files"] = file_rate(net, frame, config, settings, runtime)
     return rates
-
-
-@torch.inference_mode()
-def run_net(net: Net, x: Tensor, runtime: Runtime) -> Tensor:
-    with runtime.autocast():
-        return net(x)
 
 
 def demo_frame(H: int, W: int) -> np.ndarray:
@@ -2557,10 +2617,17 @@ class TrainState:
         if missing := {"ema", "optimizer", "step"} - payload.keys():
             raise SharpeningError(f"{path} cannot be resumed, it lacks {', '.join(missing)}")
         load_strictly(self.trainee.net, payload["params"], path)
+        if bool(payload["projections"]) != bool(self.trainee.projections):
+            raise SharpeningError(
+                f"{path} was trained with{'' if payload['projections'] else 'out'} the feature "
+                "term, which cannot be switched at resume: give --loss.feature as before, or start "
+                "over in another --train.folder"
+            )
         load_strictly(self.trainee.projections, payload["projections"], path)
         load_strictly(self.ema, payload["ema"], path)
         self.optimizer.load_state_dict(payload["optimizer"])
-        self.scaler.load_state_dict(payload["scaler"])
+        if payload["scaler"]:  # empty if the run was not in fp16
+            self.scaler.load_state_dict(payload["scaler"])
         self.step, self.best = payload["step"], payload["best"]
 
 
@@ -2599,6 +2666,14 @@ class StopSignal:
         return self.runtime.total([self.number])[0] > 0
 
 
+def logged_step(line: str) -> float:
+    """The step of a line of metrics.jsonl; infinity if a power cut left half of it."""
+    try:
+        return json.loads(line)["step"]
+    except json.JSONDecodeError:
+        return math.inf
+
+
 class RunLog:
     """Progress bar, metrics.jsonl and TensorBoard of a training; only the main process shows it."""
 
@@ -2611,10 +2686,10 @@ class RunLog:
         self.path = config.train.folder / "metrics.jsonl"
         if runtime.is_main:
             kept = self.path.read_text().splitlines() if step and self.path.is_file() else []
-            kept = [line for line in kept if json.loads(line)["step"] <= step]
+            kept = [line for line in kept if logged_step(line) <= step]
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_text("".join(f"{line}\n" for line in kept))
-            self.board = SummaryWriter(config.train.folder / "tensorboard", purge_step=step)
+            self.board = SummaryWriter(config.train.folder / "tensorboard", purge_step=step + 1)
 
     def __enter__(self) -> "RunLog":
         return self
@@ -2672,18 +2747,24 @@ class RunLog:
 
 
 def check_finite(
-    loss: Tensor, step: int, dataset: GoProSharpeningDataset, micro: int, runtime: Runtime
+    losses: Sequence[Tensor],
+    numbers: Sequence[int],
+    step: int,
+    dataset: GoProSharpeningDataset,
+    runtime: Runtime,
 ) -> None:
-    """Raise, naming the step and the images, if a loss is not finite."""
-    if math.isfinite(loss.item()):
-        return
-    images = dataset.config.batch_size // dataset.config.crops_per_image
-    first = (micro * runtime.world + runtime.rank) * images
-    names = sorted({str(dataset.pair(draw).sharp) for draw in range(first, first + images)})
-    raise SharpeningError(
-        f"the loss is {loss.item()} at step {step} in a batch of {', '.join(names)}; what was "
-        "saved stays: look at these images, or lower --train.learning-rate, then --resume"
-    )
+    """Raise, naming the step and the images, if the loss of a micro-batch is not finite."""
+    values = torch.stack(list(losses)).tolist()  # the step's only wait for a GPU
+    for value, micro in zip(values, numbers, strict=True):
+        if math.isfinite(value):
+            continue
+        images = dataset.config.batch_size // dataset.config.crops_per_image
+        draws = MicroBatches(images, 0, runtime.rank, runtime.world).draws(micro)
+        names = sorted({str(dataset.pair(draw).sharp) for draw in draws})
+        raise SharpeningError(
+            f"the loss is {value} at step {step} in a batch of {', '.join(names)}; what was "
+            "saved stays: look at these images, or lower --train.learning-rate, then --resume"
+        )
 
 
 def prepare_training(
@@ -2724,22 +2805,27 @@ def train(config: Config, runtime: Runtime) -> Path:
     model = runtime.wrap(state.trainee, settings.compile)
     steps_per_epoch, steps = plan_steps(config, len(dataset), runtime.world)
     first_micro = state.step * settings.accumulation
-    batches = enumerate(training_batches(dataset, first_micro, runtime), first_micro)
     runtime.say(
         f"{len(dataset)} training images, {steps} steps in {settings.epochs} epochs, "
         f"{parameters(state.trainee.net) / 1e6:.2f} M parameters, {device_name(runtime)}, "
         f"{runtime.precision}"
     )
 
-    with StopSignal(runtime) as stop, RunLog(config, steps, state.step, runtime) as log:
+    with (
+        StopSignal(runtime) as stop,
+        RunLog(config, steps, state.step, runtime) as log,
+        contextlib.closing(training_batches(dataset, first_micro, runtime)) as loaded,
+    ):
+        batches = enumerate(loaded, first_micro)
         while state.step < steps:
             for group in state.optimizer.param_groups:
                 group["lr"] = learning_rate(state.step, steps, settings)
 
+            losses, numbers = [], []
             for micro in range(settings.accumulation):
                 with log.waiting():
                     number, batch = next(batches)
-                blurry, sharp = prepare_batch(batch, config, runtime.device)
+                    blurry, sharp = prepare_batch(batch, config, runtime.device)
                 taught, taught_taps = teach(teacher, blurry, runtime)
                 with runtime.accumulating(model, micro + 1 < settings.accumulation):
                     with runtime.autocast():
@@ -2747,10 +2833,12 @@ def train(config: Config, runtime: Runtime) -> Path:
                     total, terms = distillation_loss(
                         restored, sharp, config.loss, taught, projected, taught_taps, vgg
                     )
-                    check_finite(total, state.step + 1, dataset, number, runtime)
                     state.scaler.scale(total / settings.accumulation).backward()
                 log.add({"loss": total.detach(), **terms})
+                losses.append(total.detach())
+                numbers.append(number)
 
+            check_finite(losses, numbers, state.step + 1, dataset, runtime)
             state.scaler.unscale_(state.optimizer)
             if settings.clip_norm:
                 nn.utils.clip_grad_norm_(state.trainee.parameters(), settings.clip_norm)
@@ -2762,6 +2850,7 @@ def train(config: Config, runtime: Runtime) -> Path:
 
             log.step(state)
             if state.step % (settings.evaluate_every * steps_per_epoch) == 0 or state.step == steps:
+                runtime.save(settings.folder / "last.pth", state.payload(config))
                 evaluate_training(state, images, runtime, log)
             leaving = stop.wanted()
             if (
@@ -2862,6 +2951,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 train(config, runtime)
     except (SharpeningError, MediaError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except torch.OutOfMemoryError as error:
+        advice = "use a smaller --data.batch-size and more --train.accumulation, or --data.crop"
+        print(f"error: {error}\nThe GPU's memory is full: {advice}", file=sys.stderr)
         return 1
     return 0
 

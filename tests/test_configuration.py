@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import main_sharpening_script as script
 
@@ -68,6 +69,12 @@ def test_resume_takes_the_saved_settings_and_flags_still_count(config):
         (["--infer-config.tile", "64"], "twice the overlap"),
         (["--teacher.no-enabled"], "--loss.feature 0"),
         (["--train.network", "restormer"], "--loss.perceptual 0 --loss.feature 0 --loss.kl 0"),
+        (["--train.log-every", "0"], "at least 1"),
+        (["--train.steps-per-epoch", "-1"], "at least 1"),
+        (["--data.batch-size", "0"], "multiple of"),
+        (["--student.pool-window", "0"], "at least 1"),
+        (["--infer-config.overlap", "600"], "twice the overlap"),
+        (["--device", "gpu"], "cuda"),
         (["--evaluate", "--infer"], "at most one"),
     ],
 )
@@ -82,6 +89,12 @@ def test_impossible_settings_say_why(flags, reason, capsys):
     text = " ".join((shown.out + shown.err).replace("│", " ").split())
     assert reason in text
     assert "Traceback" not in text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_an_error_with_advice(capsys):
+    assert script.main(["--device", "cuda", "--infer"]) == 1
+    assert "--device cpu" in capsys.readouterr().err
 
 
 def test_all_weights_zero_is_refused():

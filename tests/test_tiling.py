@@ -82,3 +82,19 @@ def test_out_of_memory_halves_the_tile(runtime):
 def test_out_of_memory_with_small_tiles_is_an_error(runtime):
     with pytest.raises(script.SharpeningError, match="memory"):
         script.sharpen_image(OutOfMemoryAbove(8), photo(300, 300), runtime, script.InferConfig())
+
+
+def test_what_is_not_finite_is_computed_again_in_float32_or_refused(monkeypatch):
+    half = script.Runtime(torch.device("cpu"), torch.float16)
+    image = np.full((8, 8, 3), 200, np.uint8)
+
+    def overflowing(x):  # autocast runs matrix products in fp16, which ends at 65,504
+        factor = torch.matmul(torch.full((1, 64), 300.0), torch.full((64, 1), 300.0))
+        return x * factor / (64 * 300.0**2)
+
+    with torch.autocast("cpu", torch.float16):
+        assert not overflowing(torch.ones(1)).isfinite().all()
+    assert np.array_equal(script.sharpen_whole(overflowing, image, half), image)
+    assert np.array_equal(script.sharpen_tiled(overflowing, image, half, 6, 2), image)
+    with pytest.raises(script.SharpeningError, match="not finite"):
+        script.sharpen_whole(lambda x: x * float("nan"), image, half)

@@ -172,6 +172,31 @@ def test_a_damaged_training_image_is_named_before_anything_is_written(config, ru
     assert not (config.train.folder / "last.pth").exists()
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_damaged_image_met_by_a_worker_is_named_and_loses_nothing(config, run, split):
+    path = config.data.root / split / "sharp" / "2.png"
+    path.write_bytes(path.read_bytes()[:900])
+    with pytest.raises(script.SharpeningError, match=r"sharp.2\.png") as caught:
+        run(changed(config, data={"workers": 1, "cache_gb": 0}))
+    assert "Traceback" not in str(caught.value)
+    if split == "test":  # met by the evaluation after the first epoch
+        assert script.load_checkpoint(config.train.folder / "last.pth")["step"] == 3
+
+
+def test_switching_the_feature_term_at_resume_is_refused(config, run):
+    run(config)
+    with pytest.raises(script.SharpeningError, match="trained with the feature term"):
+        run(changed(config, resume=True, loss={"feature": 0}))
+
+
+def test_resuming_drops_a_line_of_metrics_that_was_cut(config, run):
+    run(config)
+    log = config.train.folder / "metrics.jsonl"
+    log.write_text(log.read_text() + '{"step": 6, "lo')
+    run(changed(config, resume=True, train={"epochs": 3}))
+    assert [line["step"] for line in lines(config.train.folder)][-1] == 9
+
+
 def test_missing_teacher_weights_say_where_to_get_them(config, run, tmp_path):
     missing = changed(config, teacher={"weights": tmp_path / "absent.pth"})
     with pytest.raises(script.SharpeningError, match=r"absent\.pth.*releases.*--demo"):
