@@ -22,7 +22,7 @@ import uuid
 import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import accumulate, chain
 from pathlib import Path
@@ -116,6 +116,7 @@ def replaced_when_done(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f"{PARTIAL}{uuid.uuid4().hex[:12]}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.exists()  # raises for a name that is too long: now, not after hours of video
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -126,7 +127,8 @@ def replaced_when_done(path: Path) -> Iterator[Path]:
             raise MediaError(path, f"cannot be written, {advice}") from error
         raise MediaError(path, f"cannot be written ({error.strerror or error})") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # says less than the error that led here
+            temporary.unlink(missing_ok=True)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -658,13 +660,18 @@ def plan_jobs(
     container where it holds H.264, else become .mkv. Sources that would meet in one target are
     told apart by their extension, a.png and a.jpg becoming a_png.webp and a_jpg.webp.
 
-    Raises `MediaError` if there is no such source, or if the outputs would be read as inputs.
+    Raises `MediaError` if there is no such source, if `output` cannot be a folder, or if the
+    outputs would be read as inputs. What concerns one file only is among the problems instead.
     """
     source, output = Path(source), Path(output)
     if format is not None:
         format_name(format)
-    if not source.exists():
-        raise MediaError(source, "no such file or folder: check the path")
+    try:
+        if not source.exists():
+            raise MediaError(source, "no such file or folder: check the path")
+        _refuse_file_for_folder(output)
+    except OSError as error:
+        raise _unreachable(error.filename, error) from error
     problems, ignored = [], []
     if source.is_dir():
         _refuse_nested(source, output)
@@ -679,15 +686,32 @@ def plan_jobs(
     jobs, finished = [], []
     for path, target in zip(files, targets, strict=True):
         job = Job(path, target, "video" if path.suffix.lower() in VIDEO_SUFFIXES else "image")
-        if problem := _problem_of(job, format):
-            problems.append(problem)
-        else:
-            (finished if target.exists() and not overwrite else jobs).append(job)
+        try:
+            if problem := _problem_of(job, format):
+                problems.append(problem)
+            else:
+                (finished if target.exists() and not overwrite else jobs).append(job)
+        except OSError as error:
+            problems.append(_unreachable(error.filename, error))
     return Plan(jobs, finished, problems, ignored)
 
 
+def _unreachable(path: str | Path, error: OSError) -> MediaError:
+    """For what the file system will not even look at, in a locked folder or by an endless name."""
+    advice = "shorten the name" if error.errno == errno.ENAMETOOLONG else "change its permissions"
+    return MediaError(path, f"cannot be reached ({error.strerror}): {advice}")
+
+
+def _refuse_file_for_folder(output: Path) -> None:
+    nearest = next(each for each in (output, *output.parents) if os.path.lexists(each))
+    if not nearest.is_dir():
+        reason = "" if nearest == output else f"cannot be made, since {nearest} "
+        raise MediaError(output, f"{reason}is a file, not a folder: choose another output")
+
+
 def _refuse_nested(source: Path, output: Path) -> None:
-    inside, outside = output.resolve(), source.resolve()
+    # not `resolve`, which raises RuntimeError for a link to itself; that job fails when written
+    inside, outside = (Path(os.path.realpath(each)) for each in (output, source))
     if inside == outside or outside in inside.parents:
         reason = f"lies in the input folder {source} and would be read again: choose another"
         raise MediaError(output, reason)
@@ -709,7 +733,12 @@ def _media_files(
     for path in entries:
         if path.name.startswith("."):
             continue
-        if path.is_dir():
+        try:
+            is_folder = path.is_dir()
+        except OSError as error:
+            problems.append(_unreachable(path, error))
+            continue
+        if is_folder:
             yield from _media_files(path, output, problems, ignored, (*above, real))
         elif path.suffix.lower() in VIDEO_SUFFIXES or path.suffix.lower() in IMAGE_FORMATS:
             yield path

@@ -10,6 +10,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import zlib
 from fractions import Fraction
@@ -498,6 +499,15 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_a_target_below_a_file_is_refused_with_its_path(tmp_path):
+    picture = read_picture(saved(tmp_path, picture_of("RGB"), "a.png", "PNG"))
+    for target in (tmp_path / "a.png" / "b.png", tmp_path / "a.png" / "c" / "b.png"):
+        with pytest.raises(MediaError, match="b.png: cannot be written"):
+            write_picture(picture, picture.rgb, target)
+        with pytest.raises(MediaError, match="b.mp4: cannot be written"):
+            transform_video(make_video(tmp_path / "v.mp4"), target.with_suffix(".mp4"), unchanged)
+
+
 def test_a_format_too_small_for_the_picture_says_so(tmp_path):
     picture = read_picture(saved(tmp_path, Image.new("RGB", (17_000, 2)), "a.png", "PNG"))
     with pytest.raises(MediaError, match="choose another format"):
@@ -594,6 +604,82 @@ def test_an_input_folder_that_links_to_the_output_is_refused(tmp_path):
     (source / "results").symlink_to(tmp_path / "out")
     with pytest.raises(MediaError, match="choose another"):
         plan_jobs(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("output", ["file", "file/below", "file/far/below", "link", "loop"])
+def test_an_output_that_cannot_be_a_folder_is_refused(tmp_path, output):
+    source = touched(tmp_path / "in", "a.png", "b.png")
+    touched(tmp_path, "file")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for each in (source, source / "a.png"):
+        with pytest.raises(MediaError, match=f"{output}: .*not a folder: choose another output"):
+            plan_jobs(each, tmp_path / output)
+
+
+def test_a_link_to_itself_below_the_output_fails_only_its_own_jobs(tmp_path):
+    source = touched(tmp_path / "in", "a.png")
+    saved(touched(source, "b/x") / "b", picture_of("RGB"), "c.png", "PNG")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "b").symlink_to("b")
+    plan = plan_jobs(source, tmp_path / "out")
+    assert names_of(plan, tmp_path / "out") == ["a.png", "b/c.png"]
+    picture = read_picture(plan.jobs[1].source)
+    with pytest.raises(MediaError, match="c.png: cannot be written"):
+        write_picture(picture, picture.rgb, plan.jobs[1].target)
+
+
+@pytest.fixture
+def locked_out():
+    """A folder, and this process without the rights of root, who may enter every folder."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, user = Path(name), os.geteuid()
+        folder.chmod(0o777)
+        if user == 0:
+            os.seteuid(65534)
+        yield folder
+        os.seteuid(user)
+
+
+def test_a_folder_that_may_be_listed_but_not_entered_costs_only_itself(locked_out):
+    source = touched(locked_out / "in", "a.png", "locked/b.png", "locked/c.txt", "z.png")
+    (source / "link.png").symlink_to(source / "locked" / "b.png")
+    (source / "locked").chmod(0o444)
+    plan = plan_jobs(source, locked_out / "out")
+    assert names_of(plan, locked_out / "out") == ["a.png", "z.png"]
+    assert [problem.path.name for problem in plan.problems] == ["link.png", "b.png", "c.txt"]
+    assert all("(Permission denied)" in problem.reason for problem in plan.problems)
+    with pytest.raises(MediaError, match="b.png: .*Permission denied"):
+        plan_jobs(source / "locked" / "b.png", locked_out / "out")
+    outputs = plan_jobs(source / "a.png", source / "locked" / "out")
+    assert [problem.path.name for problem in outputs.problems] == ["a.png"]
+
+
+def test_an_output_folder_that_may_not_be_entered_gives_problems(locked_out):
+    source = touched(locked_out / "in", "a.png", "sub/b.png")
+    touched(locked_out / "out", "sub/old").joinpath("sub").chmod(0)
+    plan = plan_jobs(source, locked_out / "out")
+    assert names_of(plan, locked_out / "out") == ["a.png"]
+    assert [problem.path for problem in plan.problems] == [locked_out / "out" / "sub" / "b.png"]
+
+
+def test_a_name_that_is_too_long_is_refused_before_the_work(tmp_path):
+    source = make_video(tmp_path / "a.mp4")
+    with pytest.raises(MediaError, match="File name too long"):
+        transform_video(source, tmp_path / "out" / ("x" * 252 + ".mp4"), lambda frames: 1 / 0)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_name_that_grows_too_long_costs_only_itself(tmp_path):
+    source = touched(tmp_path / "in", "a.png", "x" * 251 + ".png")
+    assert len(plan_jobs(source, tmp_path / "out").jobs) == 2
+    (tmp_path / "out").mkdir()  # before that, nothing tells how long a name may be there
+    plan = plan_jobs(source, tmp_path / "out", format="webp")
+    assert names_of(plan, tmp_path / "out") == ["a.webp"]
+    assert plan.problems[0].path == tmp_path / "out" / ("x" * 251 + ".webp")
+    assert "File name too long" in plan.problems[0].reason
+    with pytest.raises(MediaError, match="File name too long"):
+        plan_jobs(tmp_path / ("x" * 256), tmp_path / "out")
 
 
 def test_single_files(tmp_path):
