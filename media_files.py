@@ -238,8 +238,8 @@ def _bits_per_channel(path: Path, file: BinaryIO, image: Image.Image) -> Literal
     elif image.format == "TIFF":
         bits = max(8, *image.tag_v2.get(258, (8,)))
         kind = {1: "integer", 2: "signed", 3: "float"}.get(image.tag_v2.get(339, (1,))[0], "odd")
-        if bits == 16 and 322 in image.tag_v2 and not image.mode.startswith("I;16"):
-            raise MediaError(path, "a tiled 16-bit TIFF: save it in strips, or as PNG, first")
+        if bits == 16:
+            _refuse_odd_tiff_of_16_bits(path, image)
     elif image.format == "JPEG2000":
         size_marker = head.find(b"\xff\x4f\xff\x51")
         bits = max(8, (head[size_marker + 42] & 0x7F) + 1)
@@ -257,6 +257,23 @@ def _bits_per_channel(path: Path, file: BinaryIO, image: Image.Image) -> Literal
         reason = f"{image.format} with {name} cannot be kept exactly: "
         raise MediaError(path, reason + "convert it to 8 or 16-bit PNG or TIFF first")
     return bits
+
+
+def _refuse_odd_tiff_of_16_bits(path: Path, image: Image.Image) -> None:
+    """Neither Pillow nor FFmpeg turns these 16-bit TIFFs into grey or RGB, and neither says so."""
+    if 322 in image.tag_v2 and not image.mode.startswith("I;16"):
+        raise MediaError(path, "a tiled 16-bit TIFF: save it in strips, or as PNG, first")
+    colours = image.tag_v2.get(262, 0)
+    if colours not in (1, 2):  # grey with black as zero, RGB
+        known = {0: "grey with white as zero", 5: "CMYK"}
+        what = known.get(colours, f"photometric interpretation {colours}")
+        advice = "convert it to RGB, or to grey with black as zero, first"
+        raise MediaError(path, f"a 16-bit TIFF in {what} cannot be kept exactly: {advice}")
+    extra = tuple(image.tag_v2.get(338, ()))
+    if extra not in ((), (2,)):  # 2: alpha by which the colours are not multiplied
+        what = "alpha multiplied into its colours" if extra == (1,) else f"extra channels {extra}"
+        advice = "save it with unassociated alpha, or without alpha, first"
+        raise MediaError(path, f"a 16-bit TIFF with {what} cannot be kept exactly: {advice}")
 
 
 def _bits_of_ppm(head: bytes) -> int:

@@ -179,6 +179,24 @@ def test_deep_formats_that_would_be_cut_are_refused(tmp_path):
             read_picture(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("channels", "options", "reason"),
+    [
+        (1, {"photometric": "miniswhite"}, "white as zero.* convert it to RGB, or to grey"),
+        (4, {"photometric": "separated"}, "CMYK.* convert it to RGB"),
+        (4, {"photometric": "rgb", "extrasamples": ["assocalpha"]}, "multiplied.* save it with"),
+        (4, {"photometric": "rgb", "extrasamples": ["unspecified"]}, "extra.* or without alpha"),
+    ],
+)
+def test_tiff_of_other_colours_is_refused_at_16_bits_only(tmp_path, channels, options, reason):
+    deep = gradient(16, 21, channels, np.uint16).squeeze()
+    tifffile.imwrite(tmp_path / "deep.tif", deep, **options)
+    with pytest.raises(MediaError, match=reason):
+        read_picture(tmp_path / "deep.tif")
+    tifffile.imwrite(tmp_path / "a.tif", (deep >> 8).astype(np.uint8), **options)
+    assert read_picture(tmp_path / "a.tif").rgb.shape == (16, 21, 3)
+
+
 def test_16_bits_and_transparency_do_not_vanish_in_a_jpeg(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", gradient(9, 9, 3, np.uint16), photometric="rgb")
     saved(tmp_path, picture_of("RGBA"), "b.png", "PNG")
