@@ -325,7 +325,7 @@ def _planes_of_16_bits(
 ) -> tuple:
     """The same in uint16, always without black. Pillow holds 16-bit grey, FFmpeg also colour."""
     if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.uint16)
+        grey = np.asarray(image).astype(np.uint16, copy=False)
         clear = image.info.get("transparency")
         alpha = None if clear is None else np.where(grey == clear, 0, 65535).astype(np.uint16)
         rgb = grey[..., None].repeat(3, axis=2)
@@ -341,8 +341,9 @@ def _planes_of_16_bits(
         pixels = frame.to_ndarray()
     else:
         raise MediaError(path, f"16-bit {image.format} of an odd kind ({kind}): save it as RGB")
+    del frame  # as large as its pixels
     layout = {2: "LA", 3: "RGB", 4: "RGBA"}[pixels.shape[2]]
-    pixels = _upright(pixels, stored_orientation).astype(np.uint16)  # Pillow has turned TIFF
+    pixels = _upright(pixels, stored_orientation).astype(np.uint16, copy=False)  # as Pillow did
     alpha = pixels[..., -1].copy() if layout.endswith("A") else None
     rgb = pixels[..., :1].repeat(3, axis=2) if layout == "LA" else pixels[..., :3]
     return rgb, alpha, None, layout
