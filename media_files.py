@@ -82,6 +82,12 @@ DECODER_ERRORS = (
     EOFError, RuntimeError, struct.error, zlib.error, av.FFmpegError, ImageCms.PyCMSError,
 )  # fmt: skip
 
+FOREIGN_PICTURES = (
+    ".heic", ".heif", ".jxl", ".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf", ".orf", ".rw2",
+)  # fmt: skip
+"""Pictures of phones and cameras that are not read: reported as failures, never passed over. Raw
+files often begin with a small preview in TIFF, which must not be taken for the picture."""
+
 # Containers that hold H.264 with exact frame times -> FFmpeg's name; others become .mkv.
 CONTAINERS = {
     ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".3gp": "3gp",
@@ -91,6 +97,7 @@ VIDEO_SUFFIXES = frozenset(CONTAINERS) | {
     ".webm", ".avi", ".wmv", ".mpg", ".mpeg", ".ogv", ".vob", ".asf", ".mxf", ".y4m", ".h264",
     ".hevc",
 }  # fmt: skip
+MEDIA_SUFFIXES = VIDEO_SUFFIXES | set(IMAGE_FORMATS) | set(FOREIGN_PICTURES)
 
 
 class MediaError(Exception):
@@ -673,10 +680,11 @@ def plan_jobs(
     """Jobs for an image, a video or a folder (with all its folders, their structure kept).
 
     Within a folder the extension decides what is media (what then cannot be decoded fails when
-    read); a file given by name is taken for an image unless it ends like a video. Hidden files
-    are passed over in silence. `format` (an extension) applies to images; videos keep their
-    container where it holds H.264, else become .mkv. Sources that would meet in one target are
-    told apart by their extension, a.png and a.jpg becoming a_png.webp and a_jpg.webp.
+    read); a file given by name is taken for an image unless it ends like a video. Pictures known
+    but not read (`FOREIGN_PICTURES`) are problems, hidden files are passed over in silence.
+    `format` (an extension) applies to images; videos keep their container where it holds H.264,
+    else become .mkv. Sources that would meet in one target are told apart by their extension,
+    a.png and a.jpg becoming a_png.webp and a_jpg.webp.
 
     Raises `MediaError` if there is no such source, if `output` cannot be a folder, or if the
     outputs would be read as inputs. What concerns one file only is among the problems instead.
@@ -697,6 +705,7 @@ def plan_jobs(
         root = source
     else:
         files, root = [source], source.parent
+    files = _without_foreign(files, problems)
     targets = _distinct_targets(files, root, output, format)
     if source.is_dir():
         for folder in dict.fromkeys(target.parent for target in targets):
@@ -712,6 +721,18 @@ def plan_jobs(
         except OSError as error:
             problems.append(_unreachable(error.filename, error))
     return Plan(jobs, finished, problems, ignored)
+
+
+def _without_foreign(files: list[Path], problems: list) -> list[Path]:
+    """The files that can be read; pictures of `FOREIGN_PICTURES` join the problems."""
+    kept = []
+    for path in files:
+        if path.suffix.lower() in FOREIGN_PICTURES:
+            advice = "convert it to JPEG, or to TIFF or PNG with 16 bits, first"
+            problems.append(MediaError(path, f"{path.suffix[1:].upper()} is not read: {advice}"))
+        else:
+            kept.append(path)
+    return kept
 
 
 def _unreachable(path: str | Path, error: OSError) -> MediaError:
@@ -758,7 +779,7 @@ def _media_files(
             continue
         if is_folder:
             yield from _media_files(path, output, problems, ignored, (*above, real))
-        elif path.suffix.lower() in VIDEO_SUFFIXES or path.suffix.lower() in IMAGE_FORMATS:
+        elif path.suffix.lower() in MEDIA_SUFFIXES:
             yield path
         else:
             ignored.append(path)

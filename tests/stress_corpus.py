@@ -220,6 +220,11 @@ def _odd_sizes_and_names(folder: Path, corpus: dict[Path, str]) -> None:
         else:
             (odd / name).write_text("not media\n")
         corpus[odd / name] = "ignored"
+    for suffix in ("heic", "JXL", "cr2"):  # pictures of kinds that are not read
+        (odd / f"foreign.{suffix}").write_bytes(b"not looked into")
+        corpus[odd / f"foreign.{suffix}"] = "fails"
+    _noise("RGB").save(odd / "preview.dng", "TIFF")  # raw files begin with a small preview
+    corpus[odd / "preview.dng"] = "fails"
     _noise("RGB").save(odd / "icon.ico")  # read, never written
     corpus[odd / "icon.ico"] = "fails"
 

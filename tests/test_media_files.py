@@ -602,6 +602,17 @@ def test_folders_keep_structure_and_natural_order(tmp_path):
     assert not plan.problems
 
 
+@pytest.mark.parametrize("suffix", [*media_files.FOREIGN_PICTURES, ".HEIC"])
+def test_pictures_that_are_not_read_are_failures_and_no_other_name_changes(tmp_path, suffix):
+    source = touched(tmp_path / "in", f"a{suffix}", "a.png", "notes.txt")
+    plan = plan_jobs(source, tmp_path / "out", format="jpg")
+    assert names_of(plan, tmp_path / "out") == ["a.jpg"]
+    assert [path.name for path in plan.ignored] == ["notes.txt"]
+    assert plan_jobs(source / f"a{suffix}", tmp_path / "out").problems[0].path.suffix == suffix
+    assert [problem.path.name for problem in plan.problems] == [f"a{suffix}"]
+    assert "convert it to JPEG" in plan.problems[0].reason
+
+
 def test_collisions_get_distinct_stable_names(tmp_path):
     names = ["a.png", "a.jpg", "a_png.bmp", "b.png", "v.avi", "v.webm", "v.mkv"]
     source = touched(tmp_path / "in", *names)
