@@ -899,9 +899,9 @@ def transform_video(
 @contextmanager
 def _opened_video(source: Path) -> Iterator[av.container.InputContainer]:
     """The container; only local files, whatever a playlist posing as a video may name."""
-    if not source.is_file():
-        raise MediaError(source, "no such file: check the path")
     try:
+        if not source.is_file():
+            raise MediaError(source, "no such file: check the path")
         container = av.open(
             f"file:{source}",
             container_options={"protocol_whitelist": "file"},
@@ -911,6 +911,8 @@ def _opened_video(source: Path) -> Iterator[av.container.InputContainer]:
         raise MediaError(
             source, f"not a sound video ({error.strerror}): get a sound copy"
         ) from error
+    except OSError as error:
+        raise _unreachable(source, error) from error
     with container:
         yield container
 

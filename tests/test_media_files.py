@@ -704,6 +704,8 @@ def test_a_folder_that_may_be_listed_but_not_entered_costs_only_itself(locked_ou
     assert all("(Permission denied)" in problem.reason for problem in plan.problems)
     with pytest.raises(MediaError, match="b.png: .*Permission denied"):
         plan_jobs(source / "locked" / "b.png", locked_out / "out")
+    with pytest.raises(MediaError, match="b.mp4: .*Permission denied"):
+        media_files.frame_count_hint(source / "locked" / "b.mp4")
     outputs = plan_jobs(source / "a.png", source / "locked" / "out")
     assert [problem.path.name for problem in outputs.problems] == ["a.png"]
 
