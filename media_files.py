@@ -22,7 +22,7 @@ import uuid
 import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import accumulate, chain
 from pathlib import Path
@@ -82,6 +82,12 @@ DECODER_ERRORS = (
     EOFError, RuntimeError, struct.error, zlib.error, av.FFmpegError, ImageCms.PyCMSError,
 )  # fmt: skip
 
+FOREIGN_PICTURES = (
+    ".heic", ".heif", ".jxl", ".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf", ".orf", ".rw2",
+)  # fmt: skip
+"""Pictures of phones and cameras that are not read: reported as failures, never passed over. Raw
+files often begin with a small preview in TIFF, which must not be taken for the picture."""
+
 # Containers that hold H.264 with exact frame times -> FFmpeg's name; others become .mkv.
 CONTAINERS = {
     ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".3gp": "3gp",
@@ -91,6 +97,7 @@ VIDEO_SUFFIXES = frozenset(CONTAINERS) | {
     ".webm", ".avi", ".wmv", ".mpg", ".mpeg", ".ogv", ".vob", ".asf", ".mxf", ".y4m", ".h264",
     ".hevc",
 }  # fmt: skip
+MEDIA_SUFFIXES = VIDEO_SUFFIXES | set(IMAGE_FORMATS) | set(FOREIGN_PICTURES)
 
 
 class MediaError(Exception):
@@ -116,6 +123,7 @@ def replaced_when_done(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f"{PARTIAL}{uuid.uuid4().hex[:12]}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.exists()  # raises for a name that is too long: now, not after hours of video
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -126,7 +134,8 @@ def replaced_when_done(path: Path) -> Iterator[Path]:
             raise MediaError(path, f"cannot be written, {advice}") from error
         raise MediaError(path, f"cannot be written ({error.strerror or error})") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # says less than the error that led here
+            temporary.unlink(missing_ok=True)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -236,8 +245,8 @@ def _bits_per_channel(path: Path, file: BinaryIO, image: Image.Image) -> Literal
     elif image.format == "TIFF":
         bits = max(8, *image.tag_v2.get(258, (8,)))
         kind = {1: "integer", 2: "signed", 3: "float"}.get(image.tag_v2.get(339, (1,))[0], "odd")
-        if bits == 16 and 322 in image.tag_v2 and not image.mode.startswith("I;16"):
-            raise MediaError(path, "a tiled 16-bit TIFF: save it in strips, or as PNG, first")
+        if bits == 16:
+            _refuse_odd_tiff_of_16_bits(path, image)
     elif image.format == "JPEG2000":
         size_marker = head.find(b"\xff\x4f\xff\x51")
         bits = max(8, (head[size_marker + 42] & 0x7F) + 1)
@@ -255,6 +264,23 @@ def _bits_per_channel(path: Path, file: BinaryIO, image: Image.Image) -> Literal
         reason = f"{image.format} with {name} cannot be kept exactly: "
         raise MediaError(path, reason + "convert it to 8 or 16-bit PNG or TIFF first")
     return bits
+
+
+def _refuse_odd_tiff_of_16_bits(path: Path, image: Image.Image) -> None:
+    """Neither Pillow nor FFmpeg turns these 16-bit TIFFs into grey or RGB, and neither says so."""
+    if 322 in image.tag_v2 and not image.mode.startswith("I;16"):
+        raise MediaError(path, "a tiled 16-bit TIFF: save it in strips, or as PNG, first")
+    colours = image.tag_v2.get(262, 0)
+    if colours not in (1, 2):  # grey with black as zero, RGB
+        known = {0: "grey with white as zero", 5: "CMYK"}
+        what = known.get(colours, f"photometric interpretation {colours}")
+        advice = "convert it to RGB, or to grey with black as zero, first"
+        raise MediaError(path, f"a 16-bit TIFF in {what} cannot be kept exactly: {advice}")
+    extra = tuple(image.tag_v2.get(338, ()))
+    if extra not in ((), (2,)):  # 2: alpha by which the colours are not multiplied
+        what = "alpha multiplied into its colours" if extra == (1,) else f"extra channels {extra}"
+        advice = "save it with unassociated alpha, or without alpha, first"
+        raise MediaError(path, f"a 16-bit TIFF with {what} cannot be kept exactly: {advice}")
 
 
 def _bits_of_ppm(head: bytes) -> int:
@@ -306,7 +332,7 @@ def _planes_of_16_bits(
 ) -> tuple:
     """The same in uint16, always without black. Pillow holds 16-bit grey, FFmpeg also colour."""
     if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.uint16)
+        grey = np.asarray(image).astype(np.uint16, copy=False)
         clear = image.info.get("transparency")
         alpha = None if clear is None else np.where(grey == clear, 0, 65535).astype(np.uint16)
         rgb = grey[..., None].repeat(3, axis=2)
@@ -322,8 +348,9 @@ def _planes_of_16_bits(
         pixels = frame.to_ndarray()
     else:
         raise MediaError(path, f"16-bit {image.format} of an odd kind ({kind}): save it as RGB")
+    del frame  # as large as its pixels
     layout = {2: "LA", 3: "RGB", 4: "RGBA"}[pixels.shape[2]]
-    pixels = _upright(pixels, stored_orientation).astype(np.uint16)  # Pillow has turned TIFF
+    pixels = _upright(pixels, stored_orientation).astype(np.uint16, copy=False)  # as Pillow did
     alpha = pixels[..., -1].copy() if layout.endswith("A") else None
     rgb = pixels[..., :1].repeat(3, axis=2) if layout == "LA" else pixels[..., :3]
     return rgb, alpha, None, layout
@@ -653,18 +680,24 @@ def plan_jobs(
     """Jobs for an image, a video or a folder (with all its folders, their structure kept).
 
     Within a folder the extension decides what is media (what then cannot be decoded fails when
-    read); a file given by name is taken for an image unless it ends like a video. Hidden files
-    are passed over in silence. `format` (an extension) applies to images; videos keep their
-    container where it holds H.264, else become .mkv. Sources that would meet in one target are
-    told apart by their extension, a.png and a.jpg becoming a_png.webp and a_jpg.webp.
+    read); a file given by name is taken for an image unless it ends like a video. Pictures known
+    but not read (`FOREIGN_PICTURES`) are problems, hidden files are passed over in silence.
+    `format` (an extension) applies to images; videos keep their container where it holds H.264,
+    else become .mkv. Sources that would meet in one target are told apart by their extension,
+    a.png and a.jpg becoming a_png.webp and a_jpg.webp.
 
-    Raises `MediaError` if there is no such source, or if the outputs would be read as inputs.
+    Raises `MediaError` if there is no such source, if `output` cannot be a folder, or if the
+    outputs would be read as inputs. What concerns one file only is among the problems instead.
     """
     source, output = Path(source), Path(output)
     if format is not None:
         format_name(format)
-    if not source.exists():
-        raise MediaError(source, "no such file or folder: check the path")
+    try:
+        if not source.exists():
+            raise MediaError(source, "no such file or folder: check the path")
+        _refuse_file_for_folder(output)
+    except OSError as error:
+        raise _unreachable(error.filename, error) from error
     problems, ignored = [], []
     if source.is_dir():
         _refuse_nested(source, output)
@@ -672,6 +705,7 @@ def plan_jobs(
         root = source
     else:
         files, root = [source], source.parent
+    files = _without_foreign(files, problems)
     targets = _distinct_targets(files, root, output, format)
     if source.is_dir():
         for folder in dict.fromkeys(target.parent for target in targets):
@@ -679,15 +713,44 @@ def plan_jobs(
     jobs, finished = [], []
     for path, target in zip(files, targets, strict=True):
         job = Job(path, target, "video" if path.suffix.lower() in VIDEO_SUFFIXES else "image")
-        if problem := _problem_of(job, format):
-            problems.append(problem)
-        else:
-            (finished if target.exists() and not overwrite else jobs).append(job)
+        try:
+            if problem := _problem_of(job, format):
+                problems.append(problem)
+            else:
+                (finished if target.exists() and not overwrite else jobs).append(job)
+        except OSError as error:
+            problems.append(_unreachable(error.filename, error))
     return Plan(jobs, finished, problems, ignored)
 
 
+def _without_foreign(files: list[Path], problems: list) -> list[Path]:
+    """The files that can be read; pictures of `FOREIGN_PICTURES` join the problems."""
+    kept = []
+    for path in files:
+        if path.suffix.lower() in FOREIGN_PICTURES:
+            advice = "convert it to JPEG, or to TIFF or PNG with 16 bits, first"
+            problems.append(MediaError(path, f"{path.suffix[1:].upper()} is not read: {advice}"))
+        else:
+            kept.append(path)
+    return kept
+
+
+def _unreachable(path: str | Path, error: OSError) -> MediaError:
+    """For what the file system will not even look at, in a locked folder or by an endless name."""
+    advice = "shorten the name" if error.errno == errno.ENAMETOOLONG else "change its permissions"
+    return MediaError(path, f"cannot be reached ({error.strerror}): {advice}")
+
+
+def _refuse_file_for_folder(output: Path) -> None:
+    nearest = next(each for each in (output, *output.parents) if os.path.lexists(each))
+    if not nearest.is_dir():
+        reason = "" if nearest == output else f"cannot be made, since {nearest} "
+        raise MediaError(output, f"{reason}is a file, not a folder: choose another output")
+
+
 def _refuse_nested(source: Path, output: Path) -> None:
-    inside, outside = output.resolve(), source.resolve()
+    # not `resolve`, which raises RuntimeError for a link to itself; that job fails when written
+    inside, outside = (Path(os.path.realpath(each)) for each in (output, source))
     if inside == outside or outside in inside.parents:
         reason = f"lies in the input folder {source} and would be read again: choose another"
         raise MediaError(output, reason)
@@ -709,9 +772,14 @@ def _media_files(
     for path in entries:
         if path.name.startswith("."):
             continue
-        if path.is_dir():
+        try:
+            is_folder = path.is_dir()
+        except OSError as error:
+            problems.append(_unreachable(path, error))
+            continue
+        if is_folder:
             yield from _media_files(path, output, problems, ignored, (*above, real))
-        elif path.suffix.lower() in VIDEO_SUFFIXES or path.suffix.lower() in IMAGE_FORMATS:
+        elif path.suffix.lower() in MEDIA_SUFFIXES:
             yield path
         else:
             ignored.append(path)
@@ -831,9 +899,9 @@ def transform_video(
 @contextmanager
 def _opened_video(source: Path) -> Iterator[av.container.InputContainer]:
     """The container; only local files, whatever a playlist posing as a video may name."""
-    if not source.is_file():
-        raise MediaError(source, "no such file: check the path")
     try:
+        if not source.is_file():
+            raise MediaError(source, "no such file: check the path")
         container = av.open(
             f"file:{source}",
             container_options={"protocol_whitelist": "file"},
@@ -843,6 +911,8 @@ def _opened_video(source: Path) -> Iterator[av.container.InputContainer]:
         raise MediaError(
             source, f"not a sound video ({error.strerror}): get a sound copy"
         ) from error
+    except OSError as error:
+        raise _unreachable(source, error) from error
     with container:
         yield container
 

@@ -165,9 +165,13 @@ def _sound_images(folder: Path, corpus: dict[Path, str]) -> None:
     tifffile.imwrite(modes / "float.tif", deep[..., :3].astype(np.float32), photometric="rgb")
     tifffile.imwrite(modes / "deep_tiled.tif", deep[..., :3], photometric="rgb", tile=(16, 16))
     tifffile.imwrite(modes / "integer32.tif", deep[..., 0].astype(np.uint32))
+    tifffile.imwrite(modes / "deep_cmyk.tif", deep, photometric="separated")
+    tifffile.imwrite(modes / "deep_negative.tif", deep[..., 0], photometric="miniswhite")
+    tifffile.imwrite(modes / "deep_rgba1.tif", deep, photometric="rgb", extrasamples=["assocalpha"])
     _noise("LAB").save(modes / "lab.tif")
     (modes / "deep.ppm").write_bytes(b"P6 2 1 65535\n" + bytes(12))
     names = ("float.tif", "deep_tiled.tif", "integer32.tif", "lab.tif", "deep.ppm")
+    names += ("deep_cmyk.tif", "deep_negative.tif", "deep_rgba1.tif")
     corpus |= {modes / name: "fails" for name in names}
 
 
@@ -216,6 +220,11 @@ def _odd_sizes_and_names(folder: Path, corpus: dict[Path, str]) -> None:
         else:
             (odd / name).write_text("not media\n")
         corpus[odd / name] = "ignored"
+    for suffix in ("heic", "JXL", "cr2"):  # pictures of kinds that are not read
+        (odd / f"foreign.{suffix}").write_bytes(b"not looked into")
+        corpus[odd / f"foreign.{suffix}"] = "fails"
+    _noise("RGB").save(odd / "preview.dng", "TIFF")  # raw files begin with a small preview
+    corpus[odd / "preview.dng"] = "fails"
     _noise("RGB").save(odd / "icon.ico")  # read, never written
     corpus[odd / "icon.ico"] = "fails"
 

@@ -5,11 +5,10 @@ import hashlib
 import io
 import os
 import queue
-import resource
-import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import zlib
 from fractions import Fraction
@@ -176,6 +175,24 @@ def test_deep_formats_that_would_be_cut_are_refused(tmp_path):
     for name in ("a.ppm", "b.pgm", "c.tif"):
         with pytest.raises(MediaError, match="first"):
             read_picture(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("channels", "options", "reason"),
+    [
+        (1, {"photometric": "miniswhite"}, "white as zero.* convert it to RGB, or to grey"),
+        (4, {"photometric": "separated"}, "CMYK.* convert it to RGB"),
+        (4, {"photometric": "rgb", "extrasamples": ["assocalpha"]}, "multiplied.* save it with"),
+        (4, {"photometric": "rgb", "extrasamples": ["unspecified"]}, "extra.* or without alpha"),
+    ],
+)
+def test_tiff_of_other_colours_is_refused_at_16_bits_only(tmp_path, channels, options, reason):
+    deep = gradient(16, 21, channels, np.uint16).squeeze()
+    tifffile.imwrite(tmp_path / "deep.tif", deep, **options)
+    with pytest.raises(MediaError, match=reason):
+        read_picture(tmp_path / "deep.tif")
+    tifffile.imwrite(tmp_path / "a.tif", (deep >> 8).astype(np.uint8), **options)
+    assert read_picture(tmp_path / "a.tif").rgb.shape == (16, 21, 3)
 
 
 def test_16_bits_and_transparency_do_not_vanish_in_a_jpeg(tmp_path):
@@ -468,20 +485,31 @@ def test_wrong_shapes_are_the_callers_mistake(tmp_path):
         write_picture(picture, picture.rgb, tmp_path / "b.psd", format="psd")
 
 
+def output_alone(code: str, folder: Path) -> str:
+    """What `code` prints in a process of its own, where `m` is media_files, working in `folder`."""
+    environment = os.environ | {"PYTHONPATH": str(Path(media_files.__file__).parent)}
+    command = [sys.executable, "-c", "import media_files as m\n" + code]
+    run = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=True
+    )
+    return run.stdout
+
+
+def output_on_a_full_disk(work: str, free: int, folder: Path) -> str:
+    """The MediaError of `work` where no file may grow beyond `free` bytes; Python ignores the
+    signal that comes with it."""
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({free}, {free}))"
+    code = f"{limit}\ntry:\n    {work}\nexcept m.MediaError as error:\n    print(error)"
+    return output_alone(code, folder)
+
+
 def test_a_full_disk_leaves_nothing_half_written(tmp_path):
     picture = read_picture(saved(tmp_path, picture_of("RGB", 300, 300), "a.bmp", "BMP"))
     target = tmp_path / "out" / "b.bmp"
     write_picture(picture, picture.rgb, target)
     before = target.read_bytes()
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-    try:
-        with pytest.raises(MediaError, match="disk is full"):
-            write_picture(picture, 255 - picture.rgb, target)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+    work = "p = m.read_picture('a.bmp'); m.write_picture(p, 255 - p.rgb, 'out/b.bmp')"
+    assert "disk is full" in output_on_a_full_disk(work, 100_000, tmp_path)
     assert [each.name for each in target.parent.iterdir()] == ["b.bmp"]
     assert target.read_bytes() == before
 
@@ -498,6 +526,15 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_a_target_below_a_file_is_refused_with_its_path(tmp_path):
+    picture = read_picture(saved(tmp_path, picture_of("RGB"), "a.png", "PNG"))
+    for target in (tmp_path / "a.png" / "b.png", tmp_path / "a.png" / "c" / "b.png"):
+        with pytest.raises(MediaError, match="b.png: cannot be written"):
+            write_picture(picture, picture.rgb, target)
+        with pytest.raises(MediaError, match="b.mp4: cannot be written"):
+            transform_video(make_video(tmp_path / "v.mp4"), target.with_suffix(".mp4"), unchanged)
+
+
 def test_a_format_too_small_for_the_picture_says_so(tmp_path):
     picture = read_picture(saved(tmp_path, Image.new("RGB", (17_000, 2)), "a.png", "PNG"))
     with pytest.raises(MediaError, match="choose another format"):
@@ -505,23 +542,38 @@ def test_a_format_too_small_for_the_picture_says_so(tmp_path):
     assert not (tmp_path / "b.webp").exists()
 
 
-def test_the_largest_image_stays_within_its_memory(tmp_path):
-    """Half of 100 megapixels in a process of its own: reading and writing at most 15 bytes each."""
+# VmHWM is of this program alone; ru_maxrss begins with what the parent held when it forked
+PEAK = """
+def peak():
+    line = next(each for each in open("/proc/self/status") if each.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+before = peak()
+"""
+
+
+@pytest.fixture
+def peak_of():
+    """peak_of(code, folder): by how many bytes the memory of a new process grows with `code`."""
+    status = Path("/proc/self/status")
+    if not status.exists() or "VmHWM" not in status.read_text():
+        pytest.skip("this system does not say how much memory a process had at most")
+    return lambda code, folder: int(output_alone(f"{PEAK}{code}\nprint(peak() - before)", folder))
+
+
+def test_the_largest_image_stays_within_its_memory(tmp_path, peak_of):
+    """Half of 100 megapixels: reading and writing at most 15 bytes each, and at least 3."""
     saved(tmp_path, Image.new("RGB", (10_000, 5_000), (1, 2, 3)), "a.png", "PNG", compress_level=1)
-    code = (
-        "import resource, media_files as m\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
-        "before = peak(); picture = m.read_picture('a.png')\n"
-        "m.write_picture(picture, picture.rgb, 'b.jpg', format='jpg')\n"
-        "print((peak() - before) / 50e6)"
-    )
-    here = Path(media_files.__file__).parent
-    command = [sys.executable, "-c", code]
-    environment = os.environ | {"PYTHONPATH": str(here)}
-    run = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-    )
-    assert float(run.stdout) < 15
+    code = "p = m.read_picture('a.png'); m.write_picture(p, p.rgb, 'b.jpg', format='jpg')"
+    assert 3 < peak_of(code, tmp_path) / 50e6 < 15
+
+
+@pytest.mark.parametrize("width", [4992, 5000])
+def test_reading_16_bits_stays_within_its_memory(tmp_path, peak_of, width):
+    """At most 18 bytes per pixel: Pillow's 4, FFmpeg's 6, 6 of the result; one copy more is 22."""
+    picture = read_picture(saved(tmp_path, Image.new("RGB", (width, 4000)), "a.png", "PNG"))
+    picture = dataclasses.replace(picture, rgb=picture.rgb.astype(np.uint16))
+    write_picture(picture, picture.rgb, tmp_path / "b.png")
+    assert 6 < peak_of("p = m.read_picture('b.png')", tmp_path) / (width * 4000) < 18
 
 
 # Planning -------------------------------------------------------------------------------------
@@ -548,6 +600,17 @@ def test_folders_keep_structure_and_natural_order(tmp_path):
     assert [job.kind for job in plan.jobs] == ["image"] * 3 + ["video"]
     assert [path.name for path in plan.ignored] == ["notes.txt"]
     assert not plan.problems
+
+
+@pytest.mark.parametrize("suffix", [*media_files.FOREIGN_PICTURES, ".HEIC"])
+def test_pictures_that_are_not_read_are_failures_and_no_other_name_changes(tmp_path, suffix):
+    source = touched(tmp_path / "in", f"a{suffix}", "a.png", "notes.txt")
+    plan = plan_jobs(source, tmp_path / "out", format="jpg")
+    assert names_of(plan, tmp_path / "out") == ["a.jpg"]
+    assert [path.name for path in plan.ignored] == ["notes.txt"]
+    assert plan_jobs(source / f"a{suffix}", tmp_path / "out").problems[0].path.suffix == suffix
+    assert [problem.path.name for problem in plan.problems] == [f"a{suffix}"]
+    assert "convert it to JPEG" in plan.problems[0].reason
 
 
 def test_collisions_get_distinct_stable_names(tmp_path):
@@ -594,6 +657,84 @@ def test_an_input_folder_that_links_to_the_output_is_refused(tmp_path):
     (source / "results").symlink_to(tmp_path / "out")
     with pytest.raises(MediaError, match="choose another"):
         plan_jobs(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("output", ["file", "file/below", "file/far/below", "link", "loop"])
+def test_an_output_that_cannot_be_a_folder_is_refused(tmp_path, output):
+    source = touched(tmp_path / "in", "a.png", "b.png")
+    touched(tmp_path, "file")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for each in (source, source / "a.png"):
+        with pytest.raises(MediaError, match=f"{output}: .*not a folder: choose another output"):
+            plan_jobs(each, tmp_path / output)
+
+
+def test_a_link_to_itself_below_the_output_fails_only_its_own_jobs(tmp_path):
+    source = touched(tmp_path / "in", "a.png")
+    saved(touched(source, "b/x") / "b", picture_of("RGB"), "c.png", "PNG")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "b").symlink_to("b")
+    plan = plan_jobs(source, tmp_path / "out")
+    assert names_of(plan, tmp_path / "out") == ["a.png", "b/c.png"]
+    picture = read_picture(plan.jobs[1].source)
+    with pytest.raises(MediaError, match="c.png: cannot be written"):
+        write_picture(picture, picture.rgb, plan.jobs[1].target)
+
+
+@pytest.fixture
+def locked_out():
+    """A folder, and this process without the rights of root, who may enter every folder."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, user = Path(name), os.geteuid()
+        folder.chmod(0o777)
+        if user == 0:
+            os.seteuid(65534)
+        yield folder
+        os.seteuid(user)
+
+
+def test_a_folder_that_may_be_listed_but_not_entered_costs_only_itself(locked_out):
+    source = touched(locked_out / "in", "a.png", "locked/b.png", "locked/c.txt", "z.png")
+    (source / "link.png").symlink_to(source / "locked" / "b.png")
+    (source / "locked").chmod(0o444)
+    plan = plan_jobs(source, locked_out / "out")
+    assert names_of(plan, locked_out / "out") == ["a.png", "z.png"]
+    assert [problem.path.name for problem in plan.problems] == ["link.png", "b.png", "c.txt"]
+    assert all("(Permission denied)" in problem.reason for problem in plan.problems)
+    with pytest.raises(MediaError, match="b.png: .*Permission denied"):
+        plan_jobs(source / "locked" / "b.png", locked_out / "out")
+    with pytest.raises(MediaError, match="b.mp4: .*Permission denied"):
+        media_files.frame_count_hint(source / "locked" / "b.mp4")
+    outputs = plan_jobs(source / "a.png", source / "locked" / "out")
+    assert [problem.path.name for problem in outputs.problems] == ["a.png"]
+
+
+def test_an_output_folder_that_may_not_be_entered_gives_problems(locked_out):
+    source = touched(locked_out / "in", "a.png", "sub/b.png")
+    touched(locked_out / "out", "sub/old").joinpath("sub").chmod(0)
+    plan = plan_jobs(source, locked_out / "out")
+    assert names_of(plan, locked_out / "out") == ["a.png"]
+    assert [problem.path for problem in plan.problems] == [locked_out / "out" / "sub" / "b.png"]
+
+
+def test_a_name_that_is_too_long_is_refused_before_the_work(tmp_path):
+    source = make_video(tmp_path / "a.mp4")
+    with pytest.raises(MediaError, match="File name too long"):
+        transform_video(source, tmp_path / "out" / ("x" * 252 + ".mp4"), lambda frames: 1 / 0)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_name_that_grows_too_long_costs_only_itself(tmp_path):
+    source = touched(tmp_path / "in", "a.png", "x" * 251 + ".png")
+    assert len(plan_jobs(source, tmp_path / "out").jobs) == 2
+    (tmp_path / "out").mkdir()  # before that, nothing tells how long a name may be there
+    plan = plan_jobs(source, tmp_path / "out", format="webp")
+    assert names_of(plan, tmp_path / "out") == ["a.webp"]
+    assert plan.problems[0].path == tmp_path / "out" / ("x" * 251 + ".webp")
+    assert "File name too long" in plan.problems[0].reason
+    with pytest.raises(MediaError, match="File name too long"):
+        plan_jobs(tmp_path / ("x" * 256), tmp_path / "out")
 
 
 def test_single_files(tmp_path):
@@ -839,16 +980,9 @@ def test_what_is_no_video_is_refused(tmp_path):
 
 
 def test_a_full_disk_stops_a_video_cleanly(tmp_path):
-    source = make_video(tmp_path / "a.mp4", size=(160, 120), times=range(0, 9000, 360), noise=True)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
-    try:
-        with pytest.raises(MediaError, match="disk is full"):
-            transform_video(source, tmp_path / "out" / "b.mp4", unchanged, crf=1)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+    make_video(tmp_path / "a.mp4", size=(160, 120), times=range(0, 9000, 360), noise=True)
+    work = "m.transform_video('a.mp4', 'out/b.mp4', lambda frames: frames, crf=1)"
+    assert "disk is full" in output_on_a_full_disk(work, 50_000, tmp_path)
     assert not list((tmp_path / "out").iterdir())
 
 
