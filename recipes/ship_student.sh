@@ -23,8 +23,8 @@ timeout --signal TERM "${STRETCH_SECONDS:-1200}" "${run[@]}" --resume --train.ep
 # to step 31,464 of a plan of 46,000: the learning rate up again, more synthetic blur against learning the scenes by heart
 timeout --signal TERM "${STRETCH_SECONDS:-2400}" "${run[@]}" --resume --train.epochs 92 --data.synthetic-share 0.4 \
   || [ $? = 124 ]
-# to step 38,500 (planned for 41,000 until 32,300): larger crops, more video calls
-"${run[@]}" --resume --train.epochs 77 --data.crop 192 --data.batch-size 4 --data.synthetic-share 0.5 \
+# to step 36,500 (planned for 38,500 to 41,000 until 35,600): larger crops, more video calls
+"${run[@]}" --resume --train.epochs 73 --data.crop 192 --data.batch-size 4 --data.synthetic-share 0.5 \
   --degradation.motion 0.62 --degradation.video-call 0.33
 
 # live, in one stretch
@@ -41,7 +41,7 @@ import main_sharpening_script as script
 from pathlib import Path
 
 for source, target in (
-    ("runs/standard/student_model_ema_final_epoch_077.pth", "student_pretrained.pth"),
+    ("runs/standard/student_model_ema_final_epoch_073.pth", "student_pretrained.pth"),
     ("runs/live/student_model_ema_final_epoch_040.pth", "student_live.pth"),
 ):
     payload = script.load_checkpoint(Path(source))

@@ -61,7 +61,7 @@ def sources(
     loaded = list(itertools.islice(script.training_batches(dataset, 0, runtime), HELD_BATCHES))
     ready = script.prepare_batch(loaded[0], config, runtime.device)
     loop = {"fill_cache": lambda *_: dataset.cache, "evaluate_training": lambda *_: None}
-    held = loop | {"training_batches": lambda *_: itertools.cycle(loaded)}
+    held = loop | {"training_batches": lambda *_: (batch for batch in itertools.cycle(loaded))}
     return {
         "loop": loop,
         "held": held | {"prepare_batch": lambda *_: ready},
