@@ -43,6 +43,8 @@ run peer_nafnet python tools/benchmark.py "$standard" "$live" --sizes 512x512 --
                 "dec_blk_nums": [1, 1, 1, 1]}'
 
 # OpenMP threads that spin while they wait: alone, and beside a busy process. The script sets 10000.
+neighbour=""
+trap 'kill $neighbour 2>/dev/null || true' EXIT
 for spin in default 10000; do
   setting=(env); [ $spin = 10000 ] || setting=(env -u GOMP_SPINCOUNT)
   run "spin_$spin" "${setting[@]}" python tools/benchmark.py "$standard" --sizes 512x512 --precisions bf16
@@ -50,6 +52,8 @@ for spin in default 10000; do
   neighbour=$!
   run "spin_${spin}_busy" "${setting[@]}" python tools/benchmark.py "$standard" --sizes 512x512 --precisions bf16
   kill $neighbour
+  wait $neighbour || true
+  neighbour=""
 done
 # Memory that the C library keeps instead of handing it back.
 run malloc_default python tools/benchmark.py "$standard" --sizes 512x512 --precisions bf16

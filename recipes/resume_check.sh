@@ -3,7 +3,16 @@
 # $1: a data set as in GoPro_dataset/README.md. Full loss but VGG, taught by the demo teacher.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-out=$(mktemp -d)
+out=$(mktemp -d) pid=""
+stop() { # the training in the background and what it started
+  if [ -n "$pid" ]; then
+    pkill -KILL -P "$pid" || true
+    kill -KILL "$pid" 2>/dev/null || true
+    wait "$pid" 2>/dev/null || true
+  fi
+  pid=""
+}
+trap 'stop; rm -rf "$out"' EXIT
 train() {
   python main_sharpening_script.py --data.root "$data" --teacher.weights model_checkpoints/demo_teacher.pth \
     --loss.perceptual 0 --loss.frequency 0.1 --data.crop 64 --data.crops-per-image 2 --data.workers 1 \
@@ -13,9 +22,11 @@ train() {
 data=$1
 train "$out/unbroken"
 train "$out/broken" & pid=$!
-until grep -qs '"step": 15' "$out/broken/metrics.jsonl"; do sleep 0.2; done
-pkill -KILL -P $pid || true; kill -KILL $pid
-wait $pid || true
+until grep -qs '"step": 15' "$out/broken/metrics.jsonl"; do
+  kill -0 "$pid" 2>/dev/null || { echo "the training ended before its 15th step" >&2 && exit 1; }
+  sleep 0.2
+done
+stop
 python main_sharpening_script.py --resume --train.folder "$out/broken"
 python - "$out" <<'P'
 import sys, torch

@@ -3,12 +3,26 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 from conftest import TINY_STUDENT, changed, tiny_restormer, write_pairs
+from PIL import Image
 
 import main_sharpening_script as script
-from tools import ablation, benchmark, candidates, pareto, pipeline_rate, train_peer
+from tools import (
+    ablation,
+    before_after,
+    benchmark,
+    blur_sheet,
+    candidates,
+    common,
+    pareto,
+    pipeline_rate,
+    pooling_table,
+    quantisation_loss,
+    train_peer,
+)
 from tools import validation_table as validation
 
 
@@ -37,6 +51,27 @@ class Scale(torch.nn.Module):
         return self.factor * blurry
 
 
+def test_a_tool_ends_with_a_status_and_a_line(capsys):
+    def fails():
+        raise script.SharpeningError("no such thing: make one")
+
+    assert common.exit_status(fails) == 1
+    assert capsys.readouterr().err == "error: no such thing: make one\n"
+    assert [common.exit_status(lambda: None), common.exit_status(lambda: 2)] == [0, 2]
+
+
+@pytest.mark.parametrize(
+    "length, count, kept", [(9, 3, [0, 4, 8]), (4, 3, [0, 2, 3]), (2, 5, [0, 1])]
+)
+def test_spread_is_even_and_holds_both_ends(length, count, kept):
+    assert common.spread(range(length), count) == kept
+
+
+def test_spread_refuses_to_choose_none():
+    with pytest.raises(script.SharpeningError, match="at least one"):
+        common.spread([1, 2], 0)
+
+
 def test_benchmark_times_every_way_in_turn_and_a_peer(student_file, capsys):
     settings = benchmark.BenchmarkConfig(
         models=(str(student_file),),
@@ -57,6 +92,21 @@ def test_benchmark_times_every_way_in_turn_and_a_peer(student_file, capsys):
     assert all(row["ratio"] == 1 for row in first) and all(row["fps"] > 0 for row in rows)
     benchmark.main(wide)
     assert {row["way"] for row in last_line(capsys)["rows"]} == {"net", "image", "tiled", "files"}
+
+
+def test_benchmark_tiles_files_that_exceed_the_tile(student_file, monkeypatch):
+    tiles = []
+
+    def file_rate(net, frame, config, settings, runtime):
+        tiles.append(settings.tile)
+        return 1.0
+
+    monkeypatch.setattr(script, "file_rate", file_rate)
+    net = script.load_student(student_file)
+    for tile in (None, 160, 400):
+        settings = benchmark.BenchmarkConfig(files=1, tile=tile, rounds=1, warm_up=0)
+        benchmark.measure({("a", "pytorch", "fp32"): net}, "200x32", 1, settings)
+    assert tiles == [None, 160, None]
 
 
 def test_benchmark_refuses_a_size_that_is_none():
@@ -85,7 +135,9 @@ def test_a_peer_is_trained_and_measured_like_the_student(
     assert train_peer.main([name, '{"start": 0.5}', *flags]) == 0
     peer = next(folder.glob("*_final_*.pth"))
     assert script.load_checkpoint(peer)["params"]["factor"] > 0.5  # it learnt
-    assert train_peer.main([name, "no JSON", *flags]) == 1
+    for wrong in ("no JSON", '{"no_such": 1}'):
+        with pytest.raises(script.SharpeningError, match=f"Scale cannot be made with {wrong}"):
+            train_peer.main([name, wrong, *flags])
     assert train_peer.main([name]) == 2
     validation.main(
         validation.TableConfig(
@@ -164,3 +216,101 @@ def test_pipeline_rates_name_the_slowest_stage(student_file, capsys, monkeypatch
     assert [row["kind"] for row in rows] == ["png", "jpeg", "video"]
     for row in rows:
         assert row["share"] == pytest.approx(row["all"] / row[row["slowest"]])
+
+
+@pytest.mark.parametrize(
+    "settings, told",
+    [
+        ({"pairs": ("folder",)}, "some_name=folder"),
+        ({"peer": "peer.pth"}, "--peer needs its --module"),
+    ],
+)
+def test_validation_names_what_its_flags_lack(settings, told):
+    with pytest.raises(script.SharpeningError, match=told):
+        validation.main(validation.TableConfig(checkpoints=(), device="cpu", **settings))
+
+
+def test_before_after_shows_three_crops_a_row(student_file, tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="pip install -r requirements-dev.txt")
+    out = tmp_path / "sheet.png"
+    settings = {"output": out, "blurs": ("short", "long"), "crop": 64}
+    before_after.main(before_after.SheetConfig(student_file, photos=1, **settings))
+    rows = last_line(capsys)["rows"]
+    assert [row["blur"] for row in rows] == ["short", "long"]
+    assert rows[0]["before"] > rows[1]["before"]  # the longer blur harms more
+    assert all(row["before"] != row["after"] for row in rows)
+    with Image.open(out) as sheet:
+        assert sheet.size == (792, 550)
+    with pytest.raises(script.SharpeningError, match="has 4 test photographs, not 5"):
+        before_after.main(before_after.SheetConfig(student_file, photos=5, **settings))
+
+
+def test_before_after_crops_no_more_than_there_is(runtime):
+    pairs = script.demo_pairs("test")
+    index = min(range(len(pairs)), key=lambda i: script.read_rgb(pairs[i].sharp).shape[0])
+    sharp = script.read_rgb(pairs[index].sharp)
+    crops = before_after.row(torch.nn.Identity(), "short", index, 224, runtime)
+    assert sharp.shape[0] < 224
+    assert [crop.shape for crop in crops] == [(sharp.shape[0], 224, 3)] * 3
+
+
+def test_blur_sheet_holds_the_crops_and_the_real_pairs(tmp_path, capsys):
+    pairs = write_pairs(tmp_path / "pairs", 2)
+    config = blur_sheet.SheetConfig(
+        pairs / "sharp", tmp_path / "out" / "sheet.png", pairs, rows=2, columns=3, crop=32
+    )
+    blur_sheet.main(config)
+    low, middle, high = last_line(capsys)["psnr_quartiles"]
+    assert 10 < low <= middle <= high
+    sheet = np.asarray(Image.open(config.out))
+    assert sheet.shape == (3 * 32, 4 * 32, 3)  # two photographs, and both pairs in one row
+    cells = sheet.reshape(3, 32, 4, 32, 3).swapaxes(1, 2)
+    for index in range(2):
+        real = [blur_sheet.centre(pairs / n / f"{index}.png", 32) for n in ("sharp", "blurred")]
+        assert np.array_equal(cells[index, 0], real[0])
+        assert not any(np.array_equal(cells[index, k], real[0]) for k in (1, 2, 3))
+        assert np.array_equal(cells[2, 2 * index : 2 * index + 2], real)
+
+
+def test_blur_sheet_names_a_folder_without_images(tmp_path):
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(script.SharpeningError, match=f"no images in {folder}"):
+            blur_sheet.main(blur_sheet.SheetConfig(folder))
+
+
+def test_pooling_table_has_a_cell_for_every_tile_and_window(
+    student_file, tmp_path, capsys, runtime
+):
+    pairs = write_pairs(tmp_path / "pairs", 3, size=(64, 96))
+    pooling_table.main(
+        pooling_table.TableConfig(
+            student_file, pairs, count=2, windows=(0, 16), tiles=(0, 48), overlap=8, device="cpu"
+        )
+    )
+    result = last_line(capsys)
+    found = {(cell["tile"], cell["pool_window"]): cell["psnr"] for cell in result["cells"]}
+    assert found.keys() == {(0, 0), (0, 16), (48, 0), (48, 16)}
+    net = script.with_pool_window(script.load_student(student_file), 16)
+    chosen = [script.find_pairs(pairs, script.DataConfig())[index] for index in (0, 2)]
+    images = [script.read_pair(pair) for pair in chosen]
+    assert result["blurry"] == pytest.approx(np.mean([script.psnr(*pair) for pair in images]))
+    dtype = script.pick_dtype("auto", torch.device("cpu"))
+    there = dataclasses.replace(runtime, dtype=dtype)
+    whole = [script.psnr(script.sharpen_whole(net, b, there), s) for b, s in images]
+    assert found[0, 16] == pytest.approx(np.mean(whole), abs=1e-3)
+
+
+def test_the_loss_of_every_way_that_infer_computes(student_file, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("openvino", reason="pip install -r requirements-dev.txt")
+    monkeypatch.setattr(quantisation_loss, "calibration_crops", list)  # tests/test_openvino.py
+    monkeypatch.setattr(quantisation_loss, "quantised", lambda model, *_, **__: model)
+    pairs = write_pairs(tmp_path / "pairs", 2)
+    quantisation_loss.main(quantisation_loss.LossInQualityConfig(student_file, pairs))
+    result = last_line(capsys)
+    near, quality = result["psnr_to_fp32"], result["psnr"]
+    assert quality.keys() - near.keys() == {"blurry"}
+    assert near["fp32"] == near["pytorch fp32"] == 100
+    assert 40 < near["pytorch bf16"] < 100
+    for way in ("pytorch fp32", "pytorch bf16", "bf16"):
+        assert quality[way] == pytest.approx(quality["fp32"], abs=0.02), way
+        assert quality[way] != quality["blurry"]

@@ -7,7 +7,7 @@ import torch
 from conftest import changed
 
 import main_sharpening_script as script
-from tools import loader_rate, machine, teacher_pass
+from tools import common, loader_rate, machine, scaling, teacher_pass
 from tools.machine import peak_memory, peak_resident, touch
 
 TINY_FLAGS = (
@@ -25,7 +25,7 @@ def functions() -> dict:
 def test_loader_rate_reports_ratios_and_restores_the_script(config, capsys):
     before = functions()
     flags = [*TINY_FLAGS.split(), "--data.root", str(config.data.root)]
-    assert loader_rate.main([*flags, "--steps", "2", "--repeats", "2"]) == 0
+    loader_rate.main([*flags, "--steps", "2", "--repeats", "2"])
     assert functions() == before
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     rates = [f"{kind}crops_per_second" for kind in ("", "loader_", "held_", "held_with_blur_")]
@@ -35,6 +35,34 @@ def test_loader_rate_reports_ratios_and_restores_the_script(config, capsys):
     assert [len(values) for values in result["rounds"].values()] == [2, 2, 2]
     assert (result["steps"], result["crop"], result["batch"]) == (2, 32, 4)
     assert result["peak_mib"] is None or result["peak_mib"] > 100  # PyTorch alone takes that
+
+
+def test_scaling_falls_with_processes_and_with_slower_links(config, capsys, monkeypatch):
+    monkeypatch.setattr(scaling, "STEPS", 2)
+    scaling.main([*TINY_FLAGS.split(), "--data.root", str(config.data.root)])
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    read = script.read_config(TINY_FLAGS.split())
+    assert result["gradient_bytes"] == 4 * script.parameters(script.build_network(read))
+    table = [list(row.values()) for row in result["share_of_linear"].values()]
+    assert len(table) == len(scaling.LINKS)
+    for values in (*table, *zip(*table, strict=True)):  # along the processes, then the links
+        assert values[0] < 1 and values[-1] > 0
+        assert all(a > b for a, b in zip(values, values[1:], strict=False))
+    seconds, gradients = result["step_seconds"], result["gradient_bytes"]
+    slowest = seconds / (seconds + 1.5 * gradients / 1e9)  # four processes send 3/4 twice
+    assert result["share_of_linear"]["10 Gbit/s"]["4"] == pytest.approx(slowest)
+
+
+def test_a_data_set_that_is_not_there_ends_in_a_line(tmp_path, capsys):
+    flags = [*TINY_FLAGS.split(), "--data.root", str(tmp_path)]
+    for tool in (scaling, loader_rate):
+        assert common.exit_status(lambda tool=tool: tool.main(flags)) == 1
+        assert "error: no images in" in capsys.readouterr().err
+
+
+def test_the_spinning_of_openmp_is_among_the_conditions(monkeypatch):
+    monkeypatch.setenv("GOMP_SPINCOUNT", "10000")
+    assert machine.conditions("cpu")["environment"]["GOMP_SPINCOUNT"] == "10000"
 
 
 def test_a_held_batch_is_neither_loaded_nor_blurred(config, runtime, monkeypatch):

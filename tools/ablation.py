@@ -20,7 +20,8 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import main_sharpening_script as script
-from tools.export_onnx import run_tool
+from media_files import replaced_when_done
+from tools.common import run_tool
 
 WEIGHTS = {"feature": 1.0, "kl": 0.01, "ssim": 10.0, "frequency": 1.0}
 """Weight of each term beside L1 of weight 1: the starting values of the published formula."""
@@ -110,7 +111,8 @@ def main(config: AblationConfig) -> None:
             done = folder / "result.json"
             if not done.exists():
                 result = train_and_measure(loss, seed, folder, config)
-                done.write_text(json.dumps(result))
+                with replaced_when_done(done) as temporary:  # half a file would count as finished
+                    temporary.write_text(json.dumps(result))
             results[name].append(json.loads(done.read_text()))
     rows = summary(results)
     blurry = results["L1"][0]

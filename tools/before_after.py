@@ -19,7 +19,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import main_sharpening_script as script
 from media_files import replaced_when_done
-from tools.export_onnx import run_tool
+from tools.common import run_tool
 
 BLURS = {
     "short": script.DegradationConfig(motion=1.0, video_call=0.0, length=(6.0, 9.0)),
@@ -54,11 +54,14 @@ def row(
     images = script.TestImages(script.demo_pairs("test"), script.Config(degradation=BLURS[blur]))
     _, blurry, sharp = images[index]
     restored = script.sharpen_whole(net, blurry, runtime)
-    top, left = ((n - side) // 2 for n in sharp.shape[:2])
+    top, left = (max(0, n - side) // 2 for n in sharp.shape[:2])
     return [image[top : top + side, left : left + side] for image in (blurry, restored, sharp)]
 
 
 def main(config: SheetConfig) -> None:
+    if config.photos > (there := len(script.demo_pairs("test"))):
+        raise script.SharpeningError(f"the demo has {there} test photographs, not {config.photos}")
+    script.need("matplotlib").use("Agg")
     plt = script.need("matplotlib.pyplot")
     runtime = script.Runtime(torch.device("cpu"), torch.float32)
     net = script.load_student(config.checkpoint)

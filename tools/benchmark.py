@@ -31,7 +31,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import main_sharpening_script as script
 from tools.candidates import DTYPES, load_nets, runner
-from tools.export_onnx import run_tool
+from tools.common import run_tool
 from tools.machine import conditions, peak_memory
 
 Key = tuple[str, str, str]
@@ -55,7 +55,7 @@ class BenchmarkConfig:
     batches: tuple[int, ...] = (1,)
     """Frames per call."""
     tile: int | None = None
-    """Side of tiles: measures larger frames tiled as well."""
+    """Side of tiles: measures larger frames tiled as well, and their files tiled."""
     files: int = 0
     """Rounds of the file to file measurement, 8 PNG frames each, always by wall time; 0: none."""
     device: Literal["cpu", "cuda"] = "cpu"
@@ -101,8 +101,8 @@ def work_of(
     net: Callable, way: str, frame: np.ndarray, x: Tensor, runtime: script.Runtime, tile: int | None
 ) -> Callable[[], Any]:
     """One call of what is timed: the net on a tensor, a picture from bytes to bytes whole or in
-    tiles, or a folder of files."""
-    settings = script.InferConfig(tile=tile if way == "tiled" else None)
+    tiles, or a folder of files, in tiles if there is a `tile`."""
+    settings = script.InferConfig(tile=tile if way in ("tiled", "files") else None)
     if way == "net":
         inside = isinstance(net, torch.nn.Module)  # others want rows of one channel
         return functools.partial(script.run_net, net, x if inside else x.contiguous(), runtime)
@@ -118,15 +118,15 @@ def measure(
     W, H = (int(side) for side in size.split("x"))
     frame, device = script.demo_frame(H, W), torch.device(config.device)
     x = script.to_tensor(frame, device).repeat(batch, 1, 1, 1)
-    tiled = config.tile is not None and max(H, W) > config.tile
+    tile = config.tile if config.tile and max(H, W) > config.tile else None
     rows = []
-    single = ["image", *["tiled"] * tiled, *["files"] * bool(config.files)]
+    single = ["image", *["tiled"] * bool(tile), *["files"] * bool(config.files)]
     for way in ("net", *(single if batch == 1 else [])):
         works, memory, seconds = {}, {}, {}
         for key, net in nets.items():
             inside = key[1] in ("pytorch", "compiled")  # other back ends have their own types
             runtime = script.Runtime(device, DTYPES[key[2]] if inside else torch.float32)
-            works[key] = work_of(net, way, frame, x, runtime, config.tile)
+            works[key] = work_of(net, way, frame, x, runtime, tile)
         if way == "files":
             rates = [{key: work() for key, work in works.items()} for _ in range(config.files)]
             seconds = {key: [1 / rate[key] for rate in rates] for key in works}

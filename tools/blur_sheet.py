@@ -17,12 +17,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from main_sharpening_script import (  # noqa: E402
     IMAGE_SUFFIXES,
     DegradationConfig,
+    SharpeningError,
     degrade,
     generators_for,
     psnr,
     read_rgb,
 )
-from tools.export_onnx import run_tool  # noqa: E402
+from media_files import replaced_when_done  # noqa: E402
+from tools.common import run_tool, spread  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,12 @@ class SheetConfig:
     """Ranges of the blur."""
 
 
-def spread(folder: Path, count: int) -> list[Path]:
+def some_images(folder: Path, count: int) -> list[Path]:
     """`count` images evenly spread over the sorted folder."""
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
-        raise FileNotFoundError(f"no images in {folder}")
-    return [paths[i] for i in np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int)]
+        raise SharpeningError(f"no images in {folder}: check the path")
+    return spread(paths, count)
 
 
 def centre(path: Path, crop: int, reduce: int = 1) -> np.ndarray:
@@ -78,20 +80,21 @@ def real_row(paths: list[Path], config: SheetConfig) -> list[np.ndarray]:
 
 
 def main(config: SheetConfig) -> None:
-    sharps = [centre(p, config.crop, config.reduce) for p in spread(config.images, config.rows)]
+    paths = some_images(config.images, config.rows)
+    sharps = [centre(path, config.crop, config.reduce) for path in paths]
     rows = [synthetic_row(s, i * config.columns, config) for i, s in enumerate(sharps)]
     values = [psnr(row[0], blurry) for row in rows for blurry in row[1:]]
     if config.pairs is not None:
         across = (config.columns + 1) // 2
-        paths = spread(config.pairs / "sharp", config.rows * across)
+        paths = some_images(config.pairs / "sharp", config.rows * across)
         chunks = [paths[i : i + across] for i in range(0, len(paths), across)]
         rows += [real_row(chunk, config) for chunk in chunks]
     sheet = np.zeros((len(rows) * config.crop, (config.columns + 1) * config.crop, 3), np.uint8)
     for y, row in enumerate(rows):
         strip = np.concatenate(row, axis=1)
         sheet[y * config.crop : (y + 1) * config.crop, : strip.shape[1]] = strip
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sheet).save(config.out)
+    with replaced_when_done(config.out) as temporary:
+        Image.fromarray(sheet).save(temporary)
     quartiles = [round(q, 2) for q in np.percentile(values, [25, 50, 75]).tolist()]
     print(json.dumps({"sheet": str(config.out), "psnr_quartiles": quartiles}))
 

@@ -36,6 +36,14 @@ def load_class(place: str) -> type[nn.Module]:
         raise SharpeningError(f"no network at {place} ({error}): package.module:Class") from error
 
 
+def load_peer(place: str, arguments: str) -> nn.Module:
+    """A network of the class at `place`, made with `arguments`, a JSON object."""
+    try:
+        return load_class(place)(**json.loads(arguments))
+    except (ValueError, TypeError) as error:
+        raise SharpeningError(f"{place} cannot be made with {arguments}: {error}") from error
+
+
 def load_nets(models: tuple[str, ...], module: str | None, arguments: str) -> dict[str, nn.Module]:
     """Name -> network: checkpoints or names of student sizes, and a class by its import path."""
     torch.manual_seed(0)
@@ -44,7 +52,7 @@ def load_nets(models: tuple[str, ...], module: str | None, arguments: str) -> di
         known = name in STUDENT_SIZES
         nets[name] = SEUNet(STUDENT_SIZES[name]) if known else load_student(Path(name))
     if module:
-        nets[module.partition(":")[2]] = load_class(module)(**json.loads(arguments))
+        nets[module.partition(":")[2]] = load_peer(module, arguments)
     return {name: net.eval().requires_grad_(False) for name, net in nets.items()}
 
 

@@ -24,7 +24,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from main_sharpening_script import IMAGE_SUFFIXES, SharpeningError, psnr, read_rgb, ssim
 from media_files import replaced_when_done
-from tools.export_onnx import run_tool
+from tools.common import run_tool
 
 SIDES = ("before", "after")
 PAGE = Path(__file__).with_name("compare_page.html")

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 import tyro
 from torch import nn
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from main_sharpening_script import (
@@ -27,7 +26,8 @@ from main_sharpening_script import (
     need,
     parameters,
 )
-from media_files import MediaError, replaced_when_done
+from media_files import replaced_when_done
+from tools.common import run_tool
 
 # (batch, height, width): a pixel, a line, less than the padding, a multiple of it, odd, several.
 SIZES = ((1, 1, 1), (1, 1, 37), (1, 5, 3), (1, 64, 96), (1, 101, 203), (2, 33, 65), (3, 128, 64))
@@ -125,16 +125,6 @@ def main(config: ExportConfig) -> None:
     result = {"onnx": str(config.output), "megabytes": config.output.stat().st_size / 1e6}
     result |= {"opset": config.opset, "parameters": parameters(net)}
     print(json.dumps(result | {"max_difference": max(found.values())}))
-
-
-def run_tool(tool: Any, config_class: type, description: str | None) -> int:
-    """`tool` with the command line as a `config_class` -> exit status, errors without traceback."""
-    try:
-        tool(tyro.cli(config_class, description=description))
-    except (SharpeningError, MediaError) as error:
-        tqdm.write(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
 
 
 if __name__ == "__main__":

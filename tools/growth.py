@@ -28,7 +28,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import main_sharpening_script as script
 from media_files import replaced_when_done
-from tools.export_onnx import run_tool
+from tools.common import run_tool
 from tools.machine import conditions, peak_memory
 
 SLOPE_FROM = {"megapixels": 1, "names": 1000}  # below, what every call costs hides the growth

@@ -24,6 +24,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import main_sharpening_script as script
+from tools.common import exit_status
 from tools.machine import conditions, peak_resident
 
 HELD_BATCHES = 8  # enough to hold synthetic and real blur about as often as the loop meets them
@@ -118,15 +119,11 @@ def measure(config: script.Config, runtime: script.Runtime, rate: RateConfig) ->
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> None:
     rate, flags = tyro.cli(RateConfig, args=arguments, return_unknown_args=True, add_help=False)
-    try:
-        config = script.read_config(flags)
-        with script.start_runtime(config) as runtime:
-            result = measure(config, runtime, rate)
-    except (script.SharpeningError, script.MediaError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    config = script.read_config(flags)
+    with script.start_runtime(config) as runtime:
+        result = measure(config, runtime, rate)
     result |= {
         "crop": config.data.crop,
         "batch": config.data.batch_size,
@@ -142,8 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     peak = "unknown" if result["peak_mib"] is None else f"{result['peak_mib']:.0f} MiB"
     print(f"waiting for data {result['waiting_for_data']:.1%} of training, peak memory {peak}")
     print(json.dumps(result | conditions(runtime.device.type)))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

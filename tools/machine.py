@@ -23,7 +23,7 @@ def conditions(device: str) -> dict[str, Any]:
             installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             installed[name] = None
-    names = ("OMP_", "KMP_", "MKL_", "ONEDNN_", "MALLOC_", "LD_PRELOAD", "GLIBC_TUNABLES")
+    names = ("OMP_", "GOMP_", "KMP_", "MKL_", "ONEDNN_", "MALLOC_", "LD_PRELOAD", "GLIBC_TUNABLES")
     usable = getattr(os, "sched_getaffinity", None)  # Linux: the cores this process may use
     return {
         "cpu": cpu,

@@ -18,7 +18,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from main_sharpening_script import SharpeningError, need
 from media_files import replaced_when_done
-from tools.export_onnx import run_tool
+from tools.common import run_tool
 
 
 @dataclass(frozen=True)

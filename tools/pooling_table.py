@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import main_sharpening_script as script  # noqa: E402
-from tools.export_onnx import run_tool  # noqa: E402
+from tools.common import run_tool, spread  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,7 @@ def chosen_pairs(config: TableConfig) -> list[script.Pair]:
     pairs = [pair for pair in script.find_pairs(config.pairs, config.data) if pair.blurry]
     if not pairs:
         raise script.SharpeningError(f"{config.pairs} holds no pairs of blurred and sharp images")
-    places = np.linspace(0, len(pairs) - 1, min(config.count, len(pairs)))
-    return [pairs[place] for place in places.round().astype(int)]
+    return spread(pairs, config.count)
 
 
 def measure(config: TableConfig, runtime: script.Runtime) -> tuple[dict, dict, int]:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import main_sharpening_script as script
+from tools.common import exit_status
 from tools.loader_rate import training_rate
 
 STEPS = 20
@@ -22,8 +24,8 @@ LINKS = {"NVLink 4": 300e9, "PCIe 5": 40e9, "100 Gbit/s": 10e9, "10 Gbit/s": 1e9
 PROCESSES = (2, 4, 8, 16, 32)
 
 
-def main() -> None:
-    config = script.read_config()
+def main(arguments: Sequence[str] | None = None) -> None:
+    config = script.read_config(arguments)
     with script.start_runtime(config) as runtime:
         replaced = {"evaluate_training": lambda *_: None}
         rate = training_rate(config, runtime, STEPS, replaced)["crops_per_second"]
@@ -43,7 +45,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (script.SharpeningError, script.MediaError) as error:
-        sys.exit(f"error: {error}")
+    sys.exit(exit_status(main))

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import main_sharpening_script as script
 from tools.benchmark import BenchmarkConfig, time_in_turn
-from tools.export_onnx import run_tool
+from tools.common import run_tool
 from tools.machine import conditions
 
 

@@ -9,13 +9,13 @@ measures the result.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import main_sharpening_script as script
-from tools.candidates import load_class
+from tools.candidates import load_peer
+from tools.common import exit_status
 
 
 def main(arguments: list[str]) -> int:
@@ -23,14 +23,10 @@ def main(arguments: list[str]) -> int:
         print(__doc__)
         return 2
     module, settings, *flags = arguments
-    try:
-        peer, settings = load_class(module), json.loads(settings)
-    except (script.SharpeningError, json.JSONDecodeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    script.build_network = lambda config: peer(**settings)
+    load_peer(module, settings)  # what is wrong with it shows now
+    script.build_network = lambda config: load_peer(module, settings)
     return script.main(flags)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(exit_status(lambda: main(sys.argv[1:])))

@@ -17,8 +17,8 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import main_sharpening_script as script  # noqa: E402
-from tools.candidates import load_class  # noqa: E402
-from tools.export_onnx import run_tool  # noqa: E402
+from tools.candidates import load_peer  # noqa: E402
+from tools.common import run_tool  # noqa: E402
 
 CONDITIONS = {
     "motion": script.DegradationConfig(motion=1.0, video_call=0.0),
@@ -64,7 +64,9 @@ def sets(config: TableConfig) -> dict[str, script.TestImages]:
     """Name of each validation set -> its images."""
     base, found = script.Config(device=config.device), {}
     for entry in (*config.pairs, *config.sharp):
-        name, folder = entry.split("=", 1)
+        name, equals, folder = entry.partition("=")
+        if not equals:
+            raise script.SharpeningError(f"give a name for the table: some_name={entry}")
         pairs = script.find_pairs(Path(folder), base.data)
         blurs = CONDITIONS if entry in config.sharp else {"": base.degradation}
         for condition, blur in blurs.items():
@@ -80,7 +82,9 @@ def main(config: TableConfig) -> None:
         for path in config.checkpoints:
             nets[str(path)] = script.load_student(path).to(runtime.device)
         if config.peer is not None:
-            peer = load_class(config.module)(**json.loads(config.arguments)).eval()
+            if config.module is None:
+                raise script.SharpeningError("--peer needs its --module package.module:Class")
+            peer = load_peer(config.module, config.arguments).eval()
             script.load_strictly(peer, script.load_checkpoint(config.peer)["params"], config.peer)
             nets["peer"] = peer.to(runtime.device)
         if config.teacher is not None:
