@@ -1877,6 +1877,9 @@ class OpenVinoNet:
 
     `dtype` is that of what is not INT8, `threads` None: one per core. A shape that comes twice in a
     row is compiled for itself, which is up to 1.7 times as fast but takes a third of a second.
+
+    It is called in a thread of its own: OpenVINO gives its caller a stack for signals and may free
+    it too early, so that the next signal (Ctrl-C, the end of a child) would end the process.
     """
 
     COMPILED = 3  # shapes kept, each with its memory
@@ -1886,6 +1889,7 @@ class OpenVinoNet:
         hint = {torch.bfloat16: "bf16"}.get(dtype, "f32")
         self.properties = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
         self.properties |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
+        self.thread = ThreadPoolExecutor(1, "openvino")
         self.last: tuple = ()
         self.requests: dict[tuple, Any] = {}  # (kind,) for all sizes, (kind, *shape) for one
 
@@ -1908,9 +1912,13 @@ class OpenVinoNet:
 
     def run(self, array: np.ndarray, kind: str) -> np.ndarray:
         """`array` through the model for `kind` "bytes" or "floats"."""
-        request = self.request(kind, array.shape)
-        request.infer([array], share_inputs=True)
-        return request.get_output_tensor().data.copy()
+
+        def infer() -> np.ndarray:
+            request = self.request(kind, array.shape)
+            request.infer([array], share_inputs=True)
+            return request.get_output_tensor().data.copy()
+
+        return self.thread.submit(infer).result()
 
     def __call__(self, blurry: Tensor) -> Tensor:
         return torch.from_numpy(self.run(blurry.float().contiguous().numpy(), "floats"))

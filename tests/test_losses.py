@@ -122,7 +122,7 @@ def test_total_is_the_weighted_sum_of_its_terms(images):
 
 
 def test_a_term_of_weight_zero_does_no_work(images):
-    config = script.LossConfig(perceptual=0, feature=0, kl=0, ssim=0)
+    config = script.LossConfig(perceptual=0, feature=0, kl=0, ssim=0, frequency=0)
 
     def forbidden(*_):
         raise AssertionError("VGG must not run")

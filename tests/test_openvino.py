@@ -1,5 +1,9 @@
 """OpenVINO gives the student's image, and INT8 nearly so."""
 
+import ctypes
+import dataclasses
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -35,6 +39,42 @@ def test_images_come_out_as_from_pytorch(student, model, runtime, size):
         used = list(net.requests.values())[-1].get_compiled_model()
         assert used.input(0).get_partial_shape().is_static == static
     assert script.psnr(image, expected) < 50  # the student does something
+
+
+class SignalStack(ctypes.Structure):
+    _fields_ = [("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the C library of Linux")
+def test_the_main_thread_keeps_its_signal_stack(model):
+    """OpenVINO gives one to the thread that calls it, frees it, and the next signal is fatal."""
+
+    def used():
+        stack = SignalStack()
+        assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0
+        return stack.start
+
+    before = used()
+    net = script.OpenVinoNet(model, torch.float32)
+    for side in (16, 16, 32, 32):
+        net.on_images([photo(side, side)])
+    assert used() == before
+
+
+def test_a_window_narrower_than_the_image_comes_out_as_from_pytorch(runtime):
+    torch.manual_seed(0)
+    config = dataclasses.replace(TINY_STUDENT, pool_window=64)
+    student = script.SEUNet(config).eval().requires_grad_(False)
+    for parameter in student.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    net = script.OpenVinoNet(script.openvino_model(student), torch.float32)
+    image = photo(150, 230)
+    expected = script.sharpen_whole(student, image, runtime).astype(int)
+    whole = script.sharpen_whole(script.with_pool_window(student, None), image, runtime)
+    assert np.abs(whole - expected).max() > 3  # the window matters
+    for _ in range(2):
+        restored = script.sharpen_whole(net, image, runtime)
+        np.testing.assert_allclose(restored.astype(int), expected, atol=1)
 
 
 def test_sixteen_bits_and_tiles(student, model, runtime):
