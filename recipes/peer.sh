@@ -13,4 +13,4 @@ python main_sharpening_script.py "${flags[@]}" --train.folder runs/peer/student
 python tools/train_peer.py $nafnet "$sizes" "${flags[@]}" --train.folder runs/peer/nafnet
 python tools/validation_table.py runs/peer/student/student_model_ema_final_epoch_002.pth \
   --peer runs/peer/nafnet/student_model_ema_final_epoch_002.pth --module $nafnet --arguments "$sizes" \
-  --pairs "pairs=$2" --sharp "photographs=$3"
+  --pairs "pairs=$2" --sharp "photographs=$3" | tee runs/peer/table.txt

@@ -296,8 +296,12 @@ def test_interruption_leaves_only_finished_files(
         return real(*arguments)
 
     monkeypatch.setattr(script, "sharpen_images", interrupted)
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
     before = signal.getsignal(signal.SIGTERM)
-    assert sharpen(tmp_path / "in") == 130
+    try:
+        assert sharpen(tmp_path / "in") == 130
+    finally:
+        signal.signal(signal.SIGINT, ours)
     assert signal.getsignal(signal.SIGTERM) == before
     assert "the same command goes on" in capsys.readouterr().out
     done = files_below(tmp_path / "out")
