@@ -2,5 +2,5 @@
 # PSNR whole, tiled and with windowed pooling. $1: real pairs of 1280 x 720 (blurred/ and sharp/).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python tools/pooling_table.py --checkpoint model_checkpoints/student_pretrained.pth --pairs "$1" --count 10 \
-  --windows 0 128 256 384 --tiles 0 256 512
+python tools/pooling_table.py --checkpoint model_checkpoints/student_pretrained.pth --pairs "$1" --count 4 \
+  --windows 0 128 256 384 --tiles 0 512
