@@ -21,8 +21,8 @@ run() { # run NAME COMMAND...: keeps the whole output as NAME.txt and its last l
 # Net alone on this CPU: every back end and precision in turn.
 run cpu_512 python tools/benchmark.py "$live" "$standard" --sizes 512x512 \
   --backends pytorch onnxruntime openvino --precisions fp32 bf16 int8 --rounds 21
-run cpu_1080 python tools/benchmark.py "$live" "$standard" --sizes 1920x1080 \
-  --backends pytorch openvino --precisions bf16 int8 --rounds 7
+run cpu_1080 python tools/benchmark.py "$live" --sizes 1920x1080 \
+  --backends pytorch openvino --precisions bf16 int8 --rounds 9
 run cpu_compiled python tools/benchmark.py "$live" --sizes 512x512 --backends pytorch compiled
 
 # Tiled, and from PNG file to PNG file.
