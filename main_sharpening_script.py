@@ -371,14 +371,12 @@ class TrainConfig:
     """Seed of the initial weights, the crops and the synthetic blur."""
 
     def __post_init__(self) -> None:
-        counts = ("epochs", "accumulation", "restart_cycles", "evaluate_every", "save_every")
-        for name in (
-            *counts,
-            "log_every",
-            *["steps_per_epoch"] * (self.steps_per_epoch is not None),
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"train.{name} must be at least 1: {getattr(self, name)}")
+        counts = (
+            "epochs steps_per_epoch accumulation restart_cycles evaluate_every save_every log_every"
+        )
+        for name in counts.split():
+            if (count := getattr(self, name)) is not None and count < 1:
+                raise ValueError(f"train.{name} must be at least 1: {count}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"train.ema_decay must be in [0, 1): {self.ema_decay}")
         if self.learning_rate <= 0 or self.lowest_rate < 0:
@@ -2025,10 +2023,11 @@ def run_net(net: Net, blurry: Tensor, runtime: Runtime) -> Tensor:
         restored = net(blurry)
     if math.isfinite(restored.sum().item()):
         return restored
-    runtime.say(f"the result is not finite in {runtime.precision}: computed again in fp32")
-    restored = net(blurry)
-    if math.isfinite(restored.sum().item()):
-        return restored
+    if runtime.dtype != torch.float32:
+        runtime.say(f"the result is not finite in {runtime.precision}: computed again in fp32")
+        restored = net(blurry)
+        if math.isfinite(restored.sum().item()):
+            return restored
     raise SharpeningError(
         "the network gives values that are not finite: its weights are damaged or diverged in "
         "training; give another student with --checkpoint"
@@ -2860,6 +2859,7 @@ def train(config: Config, runtime: Runtime) -> Path:
 
             log.step(state)
             if state.step % (settings.evaluate_every * steps_per_epoch) == 0 or state.step == steps:
+                # before, lest a test image that cannot be read costs steps; after, for `best`
                 runtime.save(settings.folder / "last.pth", state.payload(config))
                 evaluate_training(state, images, runtime, log)
             leaving = stop.wanted()

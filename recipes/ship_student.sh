@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The students that ship. $1: a data set as in GoPro_dataset/README.md (which one: MODEL_CARD.md).
-# `standard` was trained in five stretches, each going on from the one before with other settings. They were stopped by
+# `standard` was trained in six stretches, each going on from the one before with other settings. They were stopped by
 # hand at the steps named, where this recipe ends them with the number of epochs, so that learning rates differ a little.
 set -euo pipefail
 cd "$(dirname "$0")/.."
