@@ -44,6 +44,7 @@ import statistics
 import struct
 import sys
 import tempfile
+import threading
 import time
 import typing
 from collections import OrderedDict, deque
@@ -536,7 +537,7 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 
 
 # --------------------------------------------------------------------------------------------------
-# Runtime: seed, device, processes, autocast
+# Runtime: seed, device, processes, autocast, threads
 # --------------------------------------------------------------------------------------------------
 
 
@@ -629,6 +630,60 @@ def start_runtime(config: Config) -> Iterator[Runtime]:
     finally:
         if world > 1:
             dist.destroy_process_group()
+
+
+STREAMS = 2
+"""Pictures, tiles or frames computed side by side on a CPU, each on its share of the cores: in
+PyTorch 1.27 times as fast as one after the other on all of them, which wait for each other in every
+layer, and in OpenVINO 1.05 to 1.2 times."""
+
+
+@contextlib.contextmanager
+def thread_pool(threads: int, cores: int | None = None) -> Iterator[ThreadPoolExecutor]:
+    """Threads that on leaving, for whatever reason, end what they began and begin nothing more;
+    each computes on `cores` (None: PyTorch's choice)."""
+    begin = functools.partial(torch.set_num_threads, cores) if cores else None
+    pool = ThreadPoolExecutor(threads, initializer=begin)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def streams(runtime: Runtime, wanted: int = STREAMS) -> Iterator[ThreadPoolExecutor]:
+    """Threads that call a network side by side, each on its share of the cores that the caller's
+    own thread has: `wanted`, or fewer where there are fewer cores, and one for a GPU."""
+    cores = torch.get_num_threads()
+    count = min(wanted, cores) if runtime.device.type == "cpu" else 1
+    try:
+        with thread_pool(count, cores // count) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(cores)  # the last one set is where PyTorch begins in a new thread
+
+
+def ahead(
+    pool: ThreadPoolExecutor,
+    work: Callable[[Any], Any],
+    items: Iterable[Any],
+    depth: Callable[[], int],
+) -> Iterator[tuple[Any, Future]]:
+    """Each item with the finished future of work(item), in order; `depth()` later ones are under
+    way while the caller uses it."""
+    items, under_way = iter(items), deque()
+
+    def begin(count: int) -> None:
+        missing = max(0, count - len(under_way))
+        under_way.extend((i, pool.submit(work, i)) for i in itertools.islice(items, missing))
+
+    begin(max(1, depth()))
+    while under_way:
+        item, future = under_way.popleft()
+        futures_wait([future])
+        begin(depth())
+        yield item, future
+        begin(1)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -1873,50 +1928,58 @@ def on_bytes(model: Any) -> Any:
 class OpenVinoNet:
     """A student compiled for this CPU, called like it: (B, 3, H, W) float32 -> the same.
 
-    `dtype` is that of what is not INT8, `threads` None: one per core. A shape that comes twice in a
-    row is compiled for itself, which is up to 1.7 times as fast but takes a third of a second.
+    `dtype` is that of what is not INT8. A call uses as many cores as PyTorch would in its thread,
+    and what they leave serves further calls at the same time (`streams`). A shape that comes twice
+    in a row is compiled for itself, which is up to 1.7 times as fast but takes a third of a second.
 
-    It is called in a thread of its own: OpenVINO gives its caller a stack for signals and may free
+    OpenVINO is called in threads of its own: it gives its caller a stack for signals and may free
     it too early, so that the next signal (Ctrl-C, the end of a child) would end the process.
     """
 
     COMPILED = 3  # shapes kept, each with its memory
 
-    def __init__(self, model: Any, dtype: torch.dtype, threads: int | None = None):
+    def __init__(self, model: Any, dtype: torch.dtype):
         self.model, self.core = model, need("openvino").Core()
-        hint = {torch.bfloat16: "bf16"}.get(dtype, "f32")
-        self.properties = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
-        self.properties |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
-        self.thread = ThreadPoolExecutor(1, "openvino")
+        self.precision = {torch.bfloat16: "bf16"}.get(dtype, "f32")
+        self.cores, self.lock = torch.get_num_threads(), threading.Lock()
+        self.threads = ThreadPoolExecutor(STREAMS, "openvino")
         self.last: tuple = ()
-        self.requests: dict[tuple, Any] = {}  # (kind,) for all sizes, (kind, *shape) for one
+        self.compiled: dict[tuple, Any] = {}  # (kind, cores) for all sizes, (..., *shape) for one
 
-    def request(self, kind: str, shape: tuple[int, ...]) -> Any:
+    def compile(self, key: tuple, shape: tuple[int, ...]) -> Any:
+        """What `key` names, from (kind, cores) or (kind, cores, *shape)."""
+        kind, cores = key[:2]
+        count = max(1, self.cores // cores)
+        model = on_bytes(self.model.clone()) if kind == "bytes" else self.model.clone()
+        if len(key) > 2:
+            model.reshape(list(shape))
+        properties = {"INFERENCE_PRECISION_HINT": self.precision, "PERFORMANCE_HINT": "LATENCY"}
+        properties |= {"NUM_STREAMS": count, "INFERENCE_NUM_THREADS": count * cores}
+        return self.core.compile_model(model, "CPU", properties)
+
+    def ready(self, kind: str, cores: int, shape: tuple[int, ...]) -> Any:
         """What computes a `shape` of "bytes" or "floats", compiled if need be."""
-        key: tuple = (kind, *shape)
-        if key not in self.requests and key != self.last:
-            key = (kind,)
-        self.last = (kind, *shape)
-        if key not in self.requests:
-            model = on_bytes(self.model.clone()) if kind == "bytes" else self.model.clone()
-            if key == self.last:
-                model.reshape(list(shape))
-            compiled = self.core.compile_model(model, "CPU", self.properties)
-            self.requests[key] = compiled.create_infer_request()
-        self.requests[key] = self.requests.pop(key)  # the last one used is the last
-        if len(static := [each for each in self.requests if len(each) > 1]) > self.COMPILED:
-            del self.requests[static[0]]
-        return self.requests[key]
+        with self.lock:
+            key: tuple = (kind, cores, *shape)
+            again, self.last = key == self.last, key
+            if key not in self.compiled and not again:
+                key = key[:2]
+            if key not in self.compiled:
+                self.compiled[key] = self.compile(key, shape)
+            self.compiled[key] = self.compiled.pop(key)  # the last one used is the last
+            if len(static := [each for each in self.compiled if len(each) > 2]) > self.COMPILED:
+                del self.compiled[static[0]]
+            return self.compiled[key]
 
     def run(self, array: np.ndarray, kind: str) -> np.ndarray:
         """`array` through the model for `kind` "bytes" or "floats"."""
 
-        def infer() -> np.ndarray:
-            request = self.request(kind, array.shape)
+        def infer(cores: int) -> np.ndarray:
+            request = self.ready(kind, cores, array.shape).create_infer_request()
             request.infer([array], share_inputs=True)
             return request.get_output_tensor().data.copy()
 
-        return self.thread.submit(infer).result()
+        return self.threads.submit(infer, torch.get_num_threads()).result()
 
     def __call__(self, blurry: Tensor) -> Tensor:
         return torch.from_numpy(self.run(blurry.float().contiguous().numpy(), "floats"))
@@ -2053,8 +2116,9 @@ def sharpen_whole(net: Net, image: np.ndarray, runtime: Runtime) -> np.ndarray:
 def sharpen_tiled(
     net: Net, image: np.ndarray, runtime: Runtime, tile: int, overlap: int, batch: int = 1
 ) -> np.ndarray:
-    """As `sharpen_whole`, in overlapping tiles; neither the image nor its float copy lives on the
-    device: a band of tiles is blended at a time and rounded as soon as it is complete."""
+    """As `sharpen_whole`, in overlapping tiles, `batch` to a call of the network; neither the image
+    nor its float copy lives on the device: a band of tiles is blended at a time and rounded as soon
+    as it is complete."""
     result, apply = np.empty_like(image), net
     source, target = image, result
     if image.shape[1] > image.shape[0]:  # bands along the shorter side hold less
@@ -2065,20 +2129,26 @@ def sharpen_tiled(
     rows, columns = tile_starts(H, height, overlap), tile_starts(W, width, overlap)
     row_weights = blend_weights(H, height, overlap)
     column_weights = blend_weights(W, width, overlap)
+    places = [(i, k) for i in range(len(rows)) for k in range(0, len(columns), batch)]
+
+    def restore(place: tuple[int, int]) -> Tensor:
+        top, lefts = rows[place[0]], columns[place[1] : place[1] + batch]
+        parts = [source[top : top + height, left : left + width] for left in lefts]
+        tiles = torch.cat([to_tensor(part, runtime.device) for part in parts])
+        return run_net(apply, tiles, runtime).float().cpu()
+
     band = torch.zeros(3, height, W)
-    for i, top in enumerate(rows):
-        for first in range(0, len(columns), batch):
-            lefts = columns[first : first + batch]
-            parts = [source[top : top + height, left : left + width] for left in lefts]
-            tiles = torch.cat([to_tensor(part, runtime.device) for part in parts])
-            restored = run_net(apply, tiles, runtime).float().cpu()
-            for j, left in enumerate(lefts):
-                weight = row_weights[i][:, None] * column_weights[first + j]
-                band[..., left : left + width] += restored[j] * weight
-        done = (rows[i + 1] if i + 1 < len(rows) else H) - top  # rows no later tile touches
-        target[top : top + done] = to_image(band[:, :done], image.dtype)
-        band[:, : height - done] = band[:, done:].clone()
-        band[:, height - done :] = 0
+    with streams(runtime) as pool:
+        for (i, first), tiles in ahead(pool, restore, places, lambda: 2 * STREAMS):
+            for k, restored in enumerate(tiles.result(), first):
+                weight = row_weights[i][:, None] * column_weights[k]
+                band[..., columns[k] : columns[k] + width] += restored * weight
+            if first + batch < len(columns):
+                continue
+            done = (rows[i + 1] if i + 1 < len(rows) else H) - rows[i]  # no later tile's
+            target[rows[i] : rows[i] + done] = to_image(band[:, :done], image.dtype)
+            band[:, : height - done] = band[:, done:].clone()
+            band[:, height - done :] = 0
     return result
 
 
@@ -2088,7 +2158,7 @@ def whole_limit(runtime: Runtime) -> float:
         cached = torch.cuda.memory_reserved(runtime.device)  # by earlier images, free for later
         used = torch.cuda.memory_allocated(runtime.device)
         return (torch.cuda.mem_get_info(runtime.device)[0] + cached - used) / 1000
-    return 4e6  # 1.3 GB; on a CPU larger pieces are not faster either
+    return 2.1e6  # a frame of 1080p; 1.4 GB for two side by side
 
 
 def pick_tile(
@@ -2327,39 +2397,6 @@ MEGAPIXELS_WAITING = 32  # read ahead of the net, and as many behind it; 3 to 12
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
-@contextlib.contextmanager
-def thread_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that on leaving, for whatever reason, end what they began and begin nothing more."""
-    pool = ThreadPoolExecutor(threads)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def ahead(
-    pool: ThreadPoolExecutor,
-    work: Callable[[Any], Any],
-    items: Iterable[Any],
-    depth: Callable[[], int],
-) -> Iterator[tuple[Any, Future]]:
-    """Each item with the finished future of work(item), in order; `depth()` later ones are under
-    way while the caller uses it. The first is awaited alone, so that `depth` may learn from it."""
-    items, under_way = iter(items), deque()
-
-    def begin(count: int) -> None:
-        missing = max(0, count - len(under_way))
-        under_way.extend((i, pool.submit(work, i)) for i in itertools.islice(items, missing))
-
-    begin(1)
-    while under_way:
-        item, future = under_way.popleft()
-        futures_wait([future])
-        begin(depth())
-        yield item, future
-        begin(1)
-
-
 @dataclass
 class FileRun:
     """A run over files: what its parts share, and what has failed."""
@@ -2376,14 +2413,15 @@ class FileRun:
     """Ends the run, since every further file would fail alike."""
     fitting: dict[tuple[int, ...], int] = field(default_factory=dict)
     """Image size -> tile that memory was found to hold."""
-    largest: float = 0.01
+    largest: float = 0
     """Megapixels of the largest picture so far."""
     threads: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
     """Threads that read, and as many that write."""
 
     def depth(self) -> int:
-        """Pictures that may wait on either side of the net: fewer the larger they are."""
-        return min(self.threads, int(MEGAPIXELS_WAITING / self.largest))
+        """Pictures that may wait on either side of the net: fewer the larger they are, and none
+        before the first is known."""
+        return min(self.threads, int(MEGAPIXELS_WAITING / self.largest)) if self.largest else 0
 
     def attempt(self, job: media_files.Job, work: Callable[..., Any], *arguments: Any) -> Any:
         """work(*arguments), or None where it fails for a reason that is its file's own."""
@@ -2408,21 +2446,34 @@ class FileRun:
     def compute(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         return sharpen_images(self.net, images, self.runtime, self.settings, self.fitting)
 
-    def write(self, job: media_files.Job, picture: media_files.Picture, rgb: np.ndarray) -> None:
-        media_files.write_picture(
-            picture, rgb, job.target, format=self.settings.format, quality=self.settings.quality
-        )
+    def write(
+        self,
+        job: media_files.Job,
+        picture: media_files.Picture,
+        restored: Callable[[], Sequence[np.ndarray]],
+    ) -> None:
+        settings = {"format": self.settings.format, "quality": self.settings.quality}
+        media_files.write_picture(picture, restored()[0], job.target, **settings)
 
     def begin_writing(
-        self, job: media_files.Job, reading: Future, writers: ThreadPoolExecutor
+        self,
+        job: media_files.Job,
+        reading: Future,
+        computers: ThreadPoolExecutor,
+        writers: ThreadPoolExecutor,
     ) -> Future | None:
-        """Sharpen what was read and hand it to the writers; None if either failed."""
+        """Have sharpened what was read, and hand it to the writers; None if either failed. A large
+        picture is sharpened here, its tiles side by side."""
         if (picture := self.attempt(job, reading.result)) is None:
             return None
         self.note(job, picture.warnings)
-        if (restored := self.attempt(job, self.compute, [picture.rgb])) is None:
-            return None
-        return writers.submit(self.write, job, picture, *restored)
+        tile = self.fitting.get(picture.rgb.shape)
+        if tile or pick_tile(picture.rgb.shape, self.settings, self.runtime):
+            if (restored := self.attempt(job, self.compute, [picture.rgb])) is None:
+                return None
+            return writers.submit(self.write, job, picture, lambda: restored)
+        computing = computers.submit(self.compute, [picture.rgb])
+        return writers.submit(self.write, job, picture, computing.result)
 
     def pictures(self, jobs: Sequence[media_files.Job]) -> None:
         """Sharpen image files; reading, computing and writing overlap."""
@@ -2436,14 +2487,20 @@ class FileRun:
                 self.ended += 1
                 bar.update()
 
-        with bar, thread_pool(self.threads) as readers, thread_pool(self.threads) as writers:
+        with (
+            bar,
+            thread_pool(self.threads) as readers,
+            streams(self.runtime, min(STREAMS, len(jobs) or 1)) as computers,
+            thread_pool(self.threads) as writers,
+        ):
             for job, reading in ahead(readers, self.read, jobs, self.depth):
-                if (future := self.begin_writing(job, reading, writers)) is not None:
+                future = self.begin_writing(job, reading, computers, writers)
+                if future is not None:
                     writing.append((job, future))
                 else:
                     self.ended += 1
                     bar.update()
-                end(self.depth())
+                end(2 * self.depth())  # half of them computed, half written
                 if self.disk_full:
                     break
             end(0)
@@ -2453,7 +2510,7 @@ class FileRun:
     ) -> Iterator[np.ndarray]:
         """Frames sharpened in `pool`, in order, while the caller decodes and encodes others."""
         batches = iter(lambda: list(itertools.islice(frames, self.settings.tile_batch)), [])
-        for _, restored in ahead(pool, self.compute, batches, lambda: 2):
+        for _, restored in ahead(pool, self.compute, batches, lambda: 3):
             yield from restored.result()
 
     def video(self, job: media_files.Job) -> None:
@@ -2461,7 +2518,7 @@ class FileRun:
         total = media_files.frame_count_hint(job.source)
         name = job.source.name.encode("utf-8", "replace").decode()[:40]
         bar = tqdm(total=total, desc=name, unit="frame", disable=self.quiet)
-        with thread_pool(1) as pool, bar:
+        with streams(self.runtime) as pool, bar:
             report = media_files.transform_video(
                 job.source,
                 job.target,

@@ -416,6 +416,19 @@ def test_reading_computing_and_writing_overlap(tmp_path, config, runtime, monkey
     assert len(written) == count and in_turn == []
 
 
+def test_small_pictures_are_computed_side_by_side(tmp_path, config, runtime, monkeypatch):
+    for index in range(6):
+        save(tmp_path / "in" / f"{index}.png", photo(8, 8))
+    side_by_side = threading.Barrier(2, timeout=30)
+    net = torch.nn.Module()
+    net.forward = lambda x: (side_by_side.wait(), x)[1]
+    monkeypatch.setattr(script.torch, "get_num_threads", lambda: 2)
+    job = script.dataclasses.replace(config, input=tmp_path / "in", output=tmp_path / "out")
+    plan = script.plan_files(job)
+    assert script.sharpen_files(net, plan, job.infer_config, runtime, quiet=True) == []
+    assert len(files_below(tmp_path / "out")) == 6
+
+
 # --- pixels
 
 

@@ -29,14 +29,14 @@ def model(student):
 
 @pytest.mark.parametrize("size", [(1, 1), (33, 47)])
 def test_images_come_out_as_from_pytorch(student, model, runtime, size):
-    net, image = script.OpenVinoNet(model, torch.float32, threads=1), photo(*size)
+    net, image = script.OpenVinoNet(model, torch.float32), photo(*size)
     expected = script.sharpen_whole(student, image, runtime)
     for static in (False, True):  # for any size, then compiled for this one
         sharpened = script.sharpen_whole(net, image, runtime)
         assert sharpened.dtype == np.uint8
         np.testing.assert_allclose(sharpened.astype(int), expected.astype(int), atol=1)
         assert np.mean(sharpened == expected) > 0.99  # not shifted by a level: rounded, not cut
-        used = list(net.requests.values())[-1].get_compiled_model()
+        used = list(net.compiled.values())[-1]
         assert used.input(0).get_partial_shape().is_static == static
     assert script.psnr(image, expected) < 50  # the student does something
 
@@ -78,7 +78,7 @@ def test_a_window_narrower_than_the_image_comes_out_as_from_pytorch(runtime):
 
 
 def test_sixteen_bits_and_tiles(student, model, runtime):
-    net = script.OpenVinoNet(model, torch.float32, threads=1)
+    net = script.OpenVinoNet(model, torch.float32)
     image = photo(60, 100).astype(np.uint16) * 257
     tiled = script.sharpen_tiled(net, image, runtime, tile=48, overlap=16)
     expected = script.sharpen_tiled(student, image, runtime, tile=48, overlap=16)
@@ -86,24 +86,42 @@ def test_sixteen_bits_and_tiles(student, model, runtime):
 
 
 def test_batches_and_many_shapes(student, model, runtime):
-    net = script.OpenVinoNet(model, torch.float32, threads=1)
+    net = script.OpenVinoNet(model, torch.float32)
     for side in (16, 24, 32, 40, 16, 24, 32, 40):
         images = [photo(side, 20, seed) for seed in range(3)]
         for image, restored in zip(images, net.on_images(images), strict=True):
             expected = script.sharpen_whole(student, image, runtime).astype(int)
             np.testing.assert_allclose(restored.astype(int), expected, atol=1)
-    assert list(net.requests) == [("bytes",)]  # no shape came twice in a row: nothing compiled anew
+    everything = ("bytes", torch.get_num_threads())
+    assert list(net.compiled) == [everything]  # no shape came twice in a row: nothing compiled anew
     for side in (16, 24, 32, 40):
         for _ in range(2):
             net.on_images([photo(side, 20)])
-    kept = [key[2] for key in net.requests if len(key) > 1]
-    assert kept == [24, 32, 40] and ("bytes",) in net.requests
+    kept = [key[3] for key in net.compiled if len(key) > 2]
+    assert kept == [24, 32, 40] and everything in net.compiled
+
+
+def test_streams_share_the_cores(student, model, runtime, monkeypatch):
+    """Two calls at a time, each on half of the cores."""
+    monkeypatch.setattr(script.torch, "get_num_threads", lambda: 2)
+    net = script.OpenVinoNet(model, torch.float32)
+    monkeypatch.setattr(script.torch, "get_num_threads", lambda: 1)  # as in a stream
+    images = [photo(40, 40, seed) for seed in range(12)]
+    with script.thread_pool(2) as pool:
+        restored = list(pool.map(lambda image: net.on_images([image])[0], images))
+    for image, result in zip(images, restored, strict=True):
+        expected = script.sharpen_whole(student, image, runtime).astype(int)
+        np.testing.assert_allclose(result.astype(int), expected, atol=1)
+    assert all(key[:2] == ("bytes", 1) for key in net.compiled)
+    for compiled in net.compiled.values():
+        assert compiled.get_property("NUM_STREAMS") == 2
+        assert compiled.get_property("INFERENCE_NUM_THREADS") == 2
 
 
 def test_half_precision_does_not_round_the_picture(model):
     """A bf16 picture has 8 bits of mantissa: the residual must be added in float32."""
     blurry = torch.rand(1, 3, 32, 32)
-    restored = script.OpenVinoNet(model, torch.bfloat16, threads=1)(blurry)
+    restored = script.OpenVinoNet(model, torch.bfloat16)(blurry)
     assert (restored.bfloat16().float() == restored).float().mean() < 0.1
 
 
@@ -137,7 +155,7 @@ def test_eight_bits_keep_the_picture_if_the_ends_stay_in_floating_point(student,
     for keep_ends in (True, False):
         eight = script.quantised(model, crops, keep_ends)
         assert "FakeQuantize" in [node.get_type_name() for node in eight.get_ordered_ops()]
-        out = script.sharpen_whole(script.OpenVinoNet(eight, torch.float32, 1), image, runtime)
+        out = script.sharpen_whole(script.OpenVinoNet(eight, torch.float32), image, runtime)
         loss[keep_ends] = script.psnr(out, script.sharpen_whole(student, image, runtime))
     assert loss[True] > 40 and loss[True] > loss[False] + 3
 

@@ -1,5 +1,7 @@
 """Tiled inference: weights sum to one, a pointwise net is unchanged, nothing is cut or shifted."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -98,3 +100,54 @@ def test_what_is_not_finite_is_computed_again_in_float32_or_refused(monkeypatch)
     assert np.array_equal(script.sharpen_tiled(overflowing, image, half, 6, 2), image)
     with pytest.raises(script.SharpeningError, match="not finite"):
         script.sharpen_whole(lambda x: x * float("nan"), image, half)
+
+
+# --- streams
+
+
+@pytest.fixture
+def four_cores():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_streams_share_the_cores_of_their_thread(four_cores, runtime):
+    def cores():
+        with script.streams(runtime) as inner:
+            return torch.get_num_threads(), inner.submit(torch.get_num_threads).result()
+
+    with script.streams(runtime) as pool:
+        side_by_side = threading.Barrier(2, timeout=30)
+        found = list(pool.map(lambda _: (side_by_side.wait(), cores())[1], range(2)))
+        assert found == [(2, 1), (2, 1)] and torch.get_num_threads() == 4
+    with script.streams(runtime, 1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 4
+    with script.thread_pool(1) as later:  # what it finds is not what the streams left
+        assert later.submit(torch.get_num_threads).result() == 4
+
+
+def test_one_stream_feeds_a_gpu(four_cores):
+    with script.streams(script.Runtime(torch.device("cuda"), torch.float32)) as pool:
+        assert pool._max_workers == 1
+
+
+def test_tiles_are_computed_side_by_side(four_cores, runtime):
+    """Each call ends only once another is under way: one at a time would wait for ever."""
+    side_by_side = threading.Barrier(2, timeout=30)
+    image = photo(100, 100)
+
+    def net(x):
+        side_by_side.wait()
+        return x
+
+    assert np.array_equal(script.sharpen_tiled(net, image, runtime, 60, 16), image)  # 2 x 2 tiles
+
+
+def test_an_error_in_a_stream_reaches_the_caller(runtime):
+    def net(x):
+        raise script.SharpeningError("no")
+
+    with pytest.raises(script.SharpeningError, match="no"):
+        script.sharpen_tiled(net, photo(100, 100), runtime, 60, 16)

@@ -73,7 +73,7 @@ def runner(net: nn.Module, backend: str, precision: str, device: str) -> Callabl
     if precision == "int8":
         model = quantised(model, calibration_crops())
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-    return OpenVinoNet(model, dtype, torch.get_num_threads())
+    return OpenVinoNet(model, dtype)
 
 
 def fixed_model(net: nn.Module) -> Any:

@@ -1,14 +1,16 @@
 """Files per second of `--infer` against its slowest stage: `tools/pipeline_rate.py CHECKPOINT`.
 
-For folders of 720p PNG and of 12-megapixel JPEG: reading alone and writing alone with the threads
-they have in the pipeline, the network alone, and all three overlapping as `--infer` runs them. For
-a 720p video: decoding and encoding without the network, the network alone, and both.
+For folders of 720p PNG and of 12-megapixel JPEG: reading, computing and writing alone, with the
+threads they have in the pipeline, and all three overlapping as `--infer` runs them. For a 720p
+video: decoding with encoding, computing, and both. Where the network computes on the CPU, the
+stages share its cores: `bound` is the rate at which every core would always be busy with them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import tyro
 from PIL import Image
 
@@ -69,19 +72,30 @@ def write_video(path: Path, count: int) -> None:
         container.mux(stream.encode())
 
 
+def computing(run: script.FileRun, image: np.ndarray, count: int) -> None:
+    """The network on `count` images: side by side, or large ones one after the other in tiles."""
+    if script.pick_tile(image.shape, run.settings, run.runtime):
+        for _ in range(count):
+            run.compute([image])
+    else:
+        with script.streams(run.runtime) as pool:
+            for done in [pool.submit(run.compute, [image]) for _ in range(count)]:
+                done.result()
+
+
 def image_stages(run: script.FileRun, jobs: list[Any]) -> dict[str, Callable[[], Any]]:
     """Reading, computing and writing of all `jobs`, each alone."""
-    pictures = [run.read(job) for job in jobs[:1]] * len(jobs)
+    picture = run.read(jobs[0])
 
-    def in_threads(work: Callable, items: list[Any]) -> None:
+    def in_threads(work: Callable) -> None:
         with script.thread_pool(run.threads) as pool:
-            for _, done in script.ahead(pool, work, items, run.depth):
+            for _, done in script.ahead(pool, work, jobs, run.depth):
                 done.result()
 
     return {
-        "read": lambda: in_threads(run.read, jobs),
-        "compute": lambda: [run.compute([picture.rgb]) for picture in pictures],
-        "write": lambda: in_threads(lambda job: run.write(job, pictures[0], pictures[0].rgb), jobs),
+        "read": lambda: in_threads(run.read),
+        "compute": lambda: computing(run, picture.rgb, len(jobs)),
+        "write": lambda: in_threads(lambda job: run.write(job, picture, lambda: [picture.rgb])),
     }
 
 
@@ -92,14 +106,15 @@ def video_stages(run: script.FileRun, jobs: list[Any]) -> dict[str, Callable[[],
     media = (jobs[0].source, jobs[0].target, iter)
     return {
         "codec": lambda: media_files.transform_video(*media, crf=run.settings.crf),
-        "compute": lambda: [run.compute([frame]) for _ in range(count)],
+        "compute": lambda: computing(run, frame, count),
     }
 
 
 def measure(
     net: script.Net, folder: Path, runtime: script.Runtime, rounds: int
-) -> dict[str, float]:
-    """Seconds of each stage alone and of the whole, medians."""
+) -> tuple[dict[str, float], float]:
+    """Seconds of each stage alone and of the whole, and those in which the cores could do the work
+    of all stages; medians."""
     job = script.Config(input=folder, output=folder.parent / f"{folder.name}_out", overwrite=True)
     plan = script.plan_files(job)
     run = script.FileRun(net, runtime, job.infer_config, quiet=True)
@@ -107,13 +122,17 @@ def measure(
     works = kind(run, plan.jobs)
     works["all"] = lambda: script.sharpen_files(net, plan, job.infer_config, runtime, quiet=True)
     seconds: dict[str, list[float]] = {name: [] for name in works}
+    busy: dict[str, list[float]] = {name: [] for name in works}
     for index in range(rounds + 1):  # the first warms up
         for name, work in works.items():
-            start = time.perf_counter()
+            start, begun = time.perf_counter(), time.process_time()
             work()
             if index:
                 seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+                busy[name].append(time.process_time() - begun)
+    work = sum(statistics.median(values) for name, values in busy.items() if name != "all")
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    return medians, work / len(os.sched_getaffinity(0))
 
 
 def main(config: PipelineConfig) -> None:
@@ -130,13 +149,18 @@ def main(config: PipelineConfig) -> None:
         counts = {"png": config.png, "jpeg": config.jpeg, "video": config.frames}
         rows = []
         for kind, folder in folders.items():
-            seconds = measure(net, folder, runtime, config.rounds)
+            seconds, bound = measure(net, folder, runtime, config.rounds)
             rates = {stage: counts[kind] / value for stage, value in seconds.items()}
             slowest = min((rate, stage) for stage, rate in rates.items() if stage != "all")
             share = rates["all"] / slowest[0]
-            rows.append({"kind": kind, **rates, "slowest": slowest[1], "share": share})
+            row = {"kind": kind, **rates, "slowest": slowest[1], "share": share}
             shown = ", ".join(f"{stage} {rate:.2f}" for stage, rate in rates.items())
-            print(f"{kind:<6} per second: {shown}; {share:.2f} of the slowest, {slowest[1]}")
+            shown += f"; {share:.2f} of the slowest, {slowest[1]}"
+            if runtime.device.type == "cpu":
+                row |= {"bound": counts[kind] / bound, "share_of_bound": bound / seconds["all"]}
+                shown += f"; bound {row['bound']:.2f}, {row['share_of_bound']:.2f} of it"
+            rows.append(row)
+            print(f"{kind:<6} per second: {shown}")
         under = conditions(runtime.device.type)
     print(
         json.dumps(

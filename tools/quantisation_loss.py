@@ -55,19 +55,19 @@ class LossInQualityConfig:
     images: int = 30
     """Pairs measured, spread evenly."""
     threads: int | None = None
-    """Threads of OpenVINO; None: one per core."""
+    """Threads; None: PyTorch's choice."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where PyTorch computes: bf16 on a CPU, bf16 and fp16 on a GPU."""
 
 
-def openvino_ways(student: SEUNet, threads: int | None) -> dict[str, Way]:
+def openvino_ways(student: SEUNet) -> dict[str, Way]:
     """Name -> blurry image to restored one, in OpenVINO on this CPU."""
     model, crops = openvino_model(student), calibration_crops()
     eight, plain = quantised(model, crops), quantised(model, crops, keep_ends=False)
     full, half = torch.float32, torch.bfloat16
     kinds = {"fp32": (model, full), "bf16": (model, half), "int8": (eight, half)}
     kinds |= {"int8 fp32 rest": (eight, full), "int8 everywhere": (plain, full)}
-    nets = {name: OpenVinoNet(*kind, threads=threads) for name, kind in kinds.items()}
+    nets = {name: OpenVinoNet(*kind) for name, kind in kinds.items()}
     return {name: lambda image, net=net: net.on_images([image])[0] for name, net in nets.items()}
 
 
@@ -87,8 +87,10 @@ def reference(name: str) -> str:
 
 
 def main(config: LossInQualityConfig) -> None:
+    if config.threads:
+        torch.set_num_threads(config.threads)
     student = load_student(config.checkpoint)
-    ways = openvino_ways(student, config.threads) | pytorch_ways(student, config.device)
+    ways = openvino_ways(student) | pytorch_ways(student, config.device)
     values: dict[str, list[float]] = {name: [] for name in ("blurry", *ways)}
     nearness: dict[str, list[float]] = {name: [] for name in ways}
     for pair in spread(find_pairs(config.pairs, DataConfig()), config.images):
