@@ -123,3 +123,16 @@ def test_default_checkpoint_prefers_given_then_newest_then_shipped(config, tmp_p
         path.touch()
         os.utime(path, (index, index))
     assert script.default_checkpoint(config).name == "student_model_ema_final_epoch_002.pth"
+
+
+@pytest.mark.parametrize("name", ["student_pretrained.pth", "student_live.pth"])
+def test_the_students_that_ship_sharpen(name, runtime):
+    path = script.HERE / "model_checkpoints" / name
+    weights = script.load_checkpoint(path)["params"]
+    assert {value.dtype for value in weights.values()} == {torch.float16}
+    student = script.load_student(path)
+    images = script.TestImages(script.demo_pairs("test"), script.DEMO)
+    for _, blurry, sharp in images:
+        restored = script.sharpen_whole(student, blurry[:256, :256], runtime)
+        blurry, sharp = blurry[:256, :256], sharp[:256, :256]
+        assert script.psnr(restored, sharp) > script.psnr(blurry, sharp) + 0.1

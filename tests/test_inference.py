@@ -429,6 +429,15 @@ def test_small_pictures_are_computed_side_by_side(tmp_path, config, runtime, mon
     assert len(files_below(tmp_path / "out")) == 6
 
 
+def test_huge_pictures_need_the_flag(tmp_path, sharpen, monkeypatch, capsys):
+    source = save(tmp_path / "a.png", photo(20, 30))
+    monkeypatch.setattr(media_files, "MAX_PIXELS", 20 * 30 - 1)
+    assert sharpen(source) == 1 and "allow huge images" in capsys.readouterr().out
+    assert not files_below(tmp_path / "out")
+    assert sharpen(source, "--infer-config.allow-huge") == 0
+    assert files_below(tmp_path / "out") == {Path("a.png")}
+
+
 # --- pixels
 
 

@@ -788,6 +788,39 @@ def in_batches_of_3(frames):
 UNEVEN = (0, 1000, 1500, 4000, 9000, 9100, 12345)
 
 
+def test_chapters_and_attachments_are_kept(tmp_path):
+    chapters = [
+        {
+            "id": 1,
+            "start": 0,
+            "end": 80,
+            "time_base": Fraction(1, 1000),
+            "metadata": {"title": "a"},
+        },
+        {"id": 2, "start": 80, "end": 160, "time_base": Fraction(1, 1000), "metadata": {}},
+    ]
+    font = bytes(range(256)) * 5
+    plain, source = make_video(tmp_path / "plain.mkv", audio="aac"), tmp_path / "source.mkv"
+    with av.open(str(plain)) as container, av.open(str(source), "w") as result:
+        twins = [result.add_stream_from_template(stream) for stream in container.streams]
+        result.add_attachment("letters.ttf", "font/ttf", font)
+        result.set_chapters(chapters)
+        for packet in container.demux():
+            if packet.size:
+                packet.stream = twins[packet.stream.index]
+                result.mux(packet)
+    report = transform_video(source, tmp_path / "b.mkv", unchanged)
+    assert report.copied_streams == 2 and not report.notes
+    with av.open(str(source)) as before, av.open(str(tmp_path / "b.mkv")) as after:
+        assert after.chapters() == before.chapters() and len(after.chapters()) == 2
+        (attached,) = after.streams.attachments
+        assert (attached.name, attached.mimetype, attached.data) == (
+            "letters.ttf",
+            "font/ttf",
+            font,
+        )
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".ts"])
 @pytest.mark.parametrize("transform", [unchanged, in_batches_of_3])
 def test_uneven_frame_times_are_kept_exactly(tmp_path, suffix, transform):

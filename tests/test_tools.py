@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -107,6 +108,20 @@ def test_benchmark_tiles_files_that_exceed_the_tile(student_file, monkeypatch):
         settings = benchmark.BenchmarkConfig(files=1, tile=tile, rounds=1, warm_up=0)
         benchmark.measure({("a", "pytorch", "fp32"): net}, "200x32", 1, settings)
     assert tiles == [None, 160, None]
+
+
+def test_benchmark_counts_the_frames_of_streams(student_file, monkeypatch):
+    """Two calls for each of two streams, 4 frames; the clock says how long they took."""
+    monkeypatch.setattr(script.torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(benchmark, "time_in_turn", lambda works, *_: dict.fromkeys(works, [0.5]))
+    called = []
+    monkeypatch.setattr(benchmark, "peak_memory", lambda work, device: work())
+    monkeypatch.setattr(script, "run_net", lambda *_: called.append(threading.get_ident()))
+    settings = benchmark.BenchmarkConfig(streams=(1, 2), rounds=1)
+    net = script.load_student(student_file)
+    rows = benchmark.measure({("a", "pytorch", "fp32"): net}, "64x32", 3, settings)
+    assert [(row["streams"], row["fps"]) for row in rows] == [(1, 6), (2, 24)]
+    assert len(called) == 5 and called[0] == threading.get_ident() not in called[1:]
 
 
 def test_benchmark_refuses_a_size_that_is_none():

@@ -6,19 +6,22 @@
 
 A model is a checkpoint or, untrained, a size of the student; `--module` adds any network by import
 path. Every round times each candidate once, so that a change of the machine's mood meets all; the
-ratio is to the first. Nothing is set that is not said: threads stay PyTorch's unless given.
+ratio is to the first. Nothing is set that is not said: threads stay PyTorch's unless given. With
+`--streams 2` calls run side by side on shares of the cores, as in `--infer`: more frames per second
+than one after the other, each of them later.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
 import re
-import statistics
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -54,6 +57,8 @@ class BenchmarkConfig:
     """Frames, width x height in pixels."""
     batches: tuple[int, ...] = (1,)
     """Frames per call."""
+    streams: tuple[int, ...] = (1,)
+    """Calls side by side; rows of more than one leave out tiles and files, which have their own."""
     tile: int | None = None
     """Side of tiles: measures larger frames tiled as well, and their files tiled."""
     files: int = 0
@@ -111,6 +116,12 @@ def work_of(
     return functools.partial(script.file_rate, net, frame, script.Config(), settings, runtime)
 
 
+def side_by_side(work: Callable[[], Any], pool: ThreadPoolExecutor, calls: int) -> None:
+    """`calls` of `work` in the streams of `pool`."""
+    for done in [pool.submit(work) for _ in range(calls)]:
+        done.result()
+
+
 def measure(
     nets: dict[Key, Callable], size: str, batch: int, config: BenchmarkConfig
 ) -> list[dict[str, Any]]:
@@ -122,29 +133,38 @@ def measure(
     rows = []
     single = ["image", *["tiled"] * bool(tile), *["files"] * bool(config.files)]
     for way in ("net", *(single if batch == 1 else [])):
-        works, memory, seconds = {}, {}, {}
-        for key, net in nets.items():
-            inside = key[1] in ("pytorch", "compiled")  # other back ends have their own types
-            runtime = script.Runtime(device, DTYPES[key[2]] if inside else torch.float32)
-            works[key] = work_of(net, way, frame, x, runtime, tile)
-        if way == "files":
-            rates = [{key: work() for key, work in works.items()} for _ in range(config.files)]
-            seconds = {key: [1 / rate[key] for rate in rates] for key in works}
-        else:
-            memory = {key: peak_memory(work, device) for key, work in works.items()}
-            seconds = time_in_turn(works, runtime, config)
-        first = statistics.median(next(iter(seconds.values())))
+        works, memory, seconds, calls = {}, {}, {}, {}
+        with contextlib.ExitStack() as stack:
+            counts = config.streams if way in ("net", "image") else (1,)
+            for (key, net), count in itertools.product(nets.items(), counts):
+                inside = key[1] in ("pytorch", "compiled")  # other back ends have their own types
+                runtime = script.Runtime(device, DTYPES[key[2]] if inside else torch.float32)
+                work, calls[*key, count] = work_of(net, way, frame, x, runtime, tile), 1
+                if count > 1:
+                    pool = stack.enter_context(script.streams(runtime, count))
+                    calls[*key, count] = 2 * count
+                    work = functools.partial(side_by_side, work, pool, 2 * count)
+                works[*key, count] = work
+            if way == "files":
+                rates = [{key: work() for key, work in works.items()} for _ in range(config.files)]
+                seconds = {key: [1 / rate[key] for rate in rates] for key in works}
+            else:
+                memory = {key: peak_memory(work, device) for key, work in works.items()}
+                seconds = time_in_turn(works, runtime, config)
+        first = None
         for key, values in seconds.items():
-            row = dict(zip(("model", "backend", "precision"), key, strict=True))
-            row |= {"size": size, "batch": batch, "way": way, **summary(values, batch)}
-            row |= {"ratio": first / statistics.median(values), "peak_mib": memory.get(key)}
-            rows.append(row)
+            row = dict(zip(("model", "backend", "precision", "streams"), key, strict=True))
+            row |= {"size": size, "batch": batch, "way": way}
+            row |= summary(values, batch * calls[key])
+            first = first or row["ms"]
+            rows.append(row | {"ratio": first / row["ms"], "peak_mib": memory.get(key)})
     return rows
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:
     """The table; `ratio` is how many times as fast as the first of the same size and way."""
     columns = {"size": 10, "batch": 5, "way": 6, "model": 20, "backend": 11, "precision": 9}
+    columns |= {"streams": 7}
     numbers = {"fps": 8, "ms": 9, "ms_p10": 9, "ms_p90": 9, "ratio": 6, "peak_mib": 8}
     print(*(f"{n:<{w}}" for n, w in columns.items()), *(f"{n:>{w}}" for n, w in numbers.items()))
     for row in rows:

@@ -3,7 +3,8 @@
     python tools/validation_table.py student.pth --pairs reds=DIR --sharp photos=DIR
 
 A folder of `--pairs` holds blurred/ and sharp/; one of `--sharp` holds sharp/ and is measured under
-motion blur, under video-call conditions, and as it is: a sharp image should pass almost unchanged.
+motion blur, out of focus, under video-call conditions, and as it is: a sharp image should pass
+almost unchanged.
 """
 
 import dataclasses
@@ -22,8 +23,23 @@ from tools.common import run_tool  # noqa: E402
 
 CONDITIONS = {
     "motion": script.DegradationConfig(motion=1.0, video_call=0.0),
+    "defocus": script.DegradationConfig(
+        motion=0.0,
+        video_call=1.0,
+        lens_chance=1.0,
+        call_motion_chance=0.0,
+        noise_chance=0.0,
+        rescale_chance=0.0,
+        jpeg_chance=0.0,
+    ),
     "call": script.DegradationConfig(
-        motion=0.0, video_call=1.0, rescale_chance=1.0, noise_chance=1.0, jpeg_chance=1.0
+        motion=0.0,
+        video_call=1.0,
+        lens_chance=0.5,
+        call_motion_chance=0.4,
+        rescale_chance=1.0,
+        noise_chance=1.0,
+        jpeg_chance=1.0,
     ),
     "as it is": script.DegradationConfig(motion=0.0, video_call=0.0),
 }
