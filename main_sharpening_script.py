@@ -32,6 +32,7 @@ import copy
 import dataclasses
 import errno
 import functools
+import hashlib
 import importlib
 import io
 import itertools
@@ -284,6 +285,10 @@ class TeacherConfig:
     """Its blocks after the decoder (released: 4)."""
     heads: tuple[int, int, int, int] = (1, 2, 4, 8)
     """Its attention heads per level (released: 1 2 4 8)."""
+    cache: Path | None = None
+    """Folder that keeps the teacher's results on the whole training images, to be cropped like
+    them: the released teacher's passes over crops are 94 % of a step. Not for the feature term,
+    whose taps would take 90 MB an image, nor for synthetic blur, which is new each time."""
 
 
 @dataclass(frozen=True)
@@ -471,6 +476,8 @@ class Config:
         if untaught and self.loss.teacher_terms:
             flags = " ".join(f"--loss.{name} 0" for name in self.loss.teacher_terms)
             raise ValueError(f"without a teacher these loss terms are impossible, add: {flags}")
+        if self.teacher.cache and self.loss.feature:
+            raise ValueError("teacher.cache keeps images, not features: add --loss.feature 0")
 
 
 DEMO_BLUR = DegradationConfig(
@@ -716,6 +723,8 @@ class Pair:
     name: str
     sharp: Path
     blurry: Path | None = None
+    taught: Path | None = None
+    """What the teacher makes of the blurred one, where that is kept."""
 
 
 def find_pairs(folder: Path, config: DataConfig) -> list[Pair]:
@@ -795,19 +804,21 @@ def read_rgb(path: Path) -> np.ndarray:
     return rgb if rgb.dtype == np.uint8 else (rgb >> 8).astype(np.uint8)
 
 
-def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
-    """(blurry, sharp), each (H, W, 3) uint8; the same array twice if the blur is synthetic."""
+def read_pair(pair: Pair) -> tuple[np.ndarray, ...]:
+    """(blurry, sharp) or (blurry, sharp, taught), each (H, W, 3) uint8; the same array twice if the
+    blur is synthetic."""
     sharp = read_rgb(pair.sharp)
     if pair.blurry is None:
         return sharp, sharp
-    blurry = read_rgb(pair.blurry)
-    if blurry.shape != sharp.shape:
-        (h, w), (h2, w2) = blurry.shape[:2], sharp.shape[:2]
-        raise SharpeningError(
-            f"{pair.blurry} is {w} x {h} pixels but {pair.sharp} is {w2} x {h2}: a pair must have "
-            "one size; remove the pair or replace the file"
-        )
-    return blurry, sharp
+    blurry, *taught = (read_rgb(path) for path in (pair.blurry, pair.taught) if path)
+    for path, image in zip((pair.blurry, pair.taught), (blurry, *taught), strict=False):
+        if image.shape != sharp.shape:
+            (h, w), (h2, w2) = image.shape[:2], sharp.shape[:2]
+            raise SharpeningError(
+                f"{path} is {w} x {h} pixels but {pair.sharp} is {w2} x {h2}: a pair must have one "
+                "size; remove the pair or replace the file"
+            )
+    return blurry, sharp, *taught
 
 
 def same_crop(images: Sequence[np.ndarray], size: int, rng: np.random.Generator) -> list[Tensor]:
@@ -835,7 +846,7 @@ class GoProSharpeningDataset(Dataset):
     where both are mixed, images of a kind are shown equally often on average. An item is `(blurry,
     sharp, keys)`: uint8 crops (n, 3, crop, crop), and for each crop the seed of its synthetic blur,
     or -1 where the blur is real; with synthetic blur `blurry` is still sharp, `prepare_batch` blurs
-    it on the device.
+    it on the device. Where the teacher's results are kept, it is `(blurry, sharp, taught, keys)`.
     """
 
     def __init__(self, pairs: Sequence[Pair], config: DataConfig, seed: int):
@@ -859,24 +870,24 @@ class GoProSharpeningDataset(Dataset):
             self.order[key] = np.random.default_rng([self.seed, epoch]).permutation(len(pairs))
         return pairs[self.order[key][position]]
 
-    def __getitem__(self, draw: int) -> tuple[Tensor, Tensor, Tensor] | SharpeningError:
+    def __getitem__(self, draw: int) -> tuple[Tensor, ...] | SharpeningError:
         try:
             return self.item(draw)
         except (SharpeningError, MediaError) as error:
             return SharpeningError(str(error))  # raised by a worker it would come as a traceback
 
-    def item(self, draw: int) -> tuple[Tensor, Tensor, Tensor]:
+    def item(self, draw: int) -> tuple[Tensor, ...]:
         pair = self.pair(draw)
         images = self.cache[pair] if pair in self.cache else read_pair(pair)
         rng, count = np.random.default_rng([self.seed, draw]), self.config.crops_per_image
         crops = [same_crop(images, self.config.crop, rng) for _ in range(count)]
-        blurry, sharp = (torch.stack(side) for side in zip(*crops, strict=True))
+        sides = (torch.stack(side) for side in zip(*crops, strict=True))
         first = draw * count if pair.blurry is None else -1
         keys = torch.arange(first, first + count) if first >= 0 else torch.full((count,), -1)
-        return blurry, sharp, keys
+        return *sides, keys
 
 
-def fill_cache(pairs: Sequence[Pair], budget: int) -> dict[Pair, tuple[np.ndarray, np.ndarray]]:
+def fill_cache(pairs: Sequence[Pair], budget: int) -> dict[Pair, tuple[np.ndarray, ...]]:
     """The first pairs, decoded, as many as fit into `budget` bytes."""
     cache, used = {}, 0
     if budget <= 0:
@@ -910,7 +921,7 @@ class MicroBatches:
 
 
 def join_items(items: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...] | SharpeningError:
-    """Items of the dataset -> one batch (B, 3, crop, crop), (B, 3, crop, crop), (B,)."""
+    """Items of the dataset -> one batch of (B, 3, crop, crop) each, and (B,)."""
     errors = (item for item in items if isinstance(item, SharpeningError))
     return next(errors, None) or tuple(torch.cat(parts) for parts in zip(*items, strict=True))
 
@@ -952,14 +963,16 @@ def leave_signals_to_parent(worker: int) -> None:
 
 def prepare_batch(
     batch: tuple[Tensor, ...], config: Config, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """uint8 batch -> `blurry, sharp` (B, 3, H, W) float32 in [0, 1], blurred on the device."""
-    blurry, sharp, keys = batch
-    blurry, sharp = (t.to(device, non_blocking=True).float() / 255 for t in (blurry, sharp))
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """uint8 batch -> `blurry, sharp, taught` (B, 3, H, W) float32 in [0, 1], blurred on the device;
+    `taught` is None where it is not kept."""
+    *images, keys = batch
+    blurry, sharp, *taught = (t.to(device, non_blocking=True).float() / 255 for t in images)
     if (which := (keys >= 0).nonzero()[:, 0]).numel():
         generators = generators_for(config.train.seed, keys[which].tolist())
         blurry[which.to(device)] = degrade(sharp[which.to(device)], generators, config.degradation)
-    return blurry.contiguous(memory_format=torch.channels_last), sharp
+    blurry = blurry.contiguous(memory_format=torch.channels_last)
+    return blurry, sharp, taught[0] if taught else None
 
 
 class TestImages(Dataset):
@@ -2844,16 +2857,43 @@ def prepare_training(
             "--overwrite, or choose another --train.folder"
         )
     images = TestImages(split_pairs(config, "test"), config)
+    pairs = split_pairs(config, "train")
     teacher = vgg = None
-    if config.loss.teacher_terms:
+    if config.loss.teacher_terms and config.teacher.cache:
+        pairs = keep_taught(pairs, config, runtime)
+    elif config.loss.teacher_terms:
         teacher = restormer_from_weights(config.teacher.weights).to(runtime.device)
     if config.loss.perceptual:
         vgg = VggFeatures(config.loss).to(runtime.device)
-    dataset = GoProSharpeningDataset(split_pairs(config, "train"), config.data, config.train.seed)
+    dataset = GoProSharpeningDataset(pairs, config.data, config.train.seed)
     state = fresh_state(config, teacher, runtime)
     if config.resume:
         state.restore(last)
     return dataset, images, teacher, vgg, state
+
+
+def keep_taught(pairs: Sequence[Pair], config: Config, runtime: Runtime) -> list[Pair]:
+    """The real pairs with the teacher's results on their whole images, as PNG files below
+    `teacher.cache` in a folder for these weights; each process computes its share of what is
+    missing or older than its image."""
+    real = [pair for pair in pairs if pair.blurry]
+    if not real or (len(real) < len(pairs) and config.data.synthetic_share):
+        raise SharpeningError(
+            "--teacher.cache cannot keep results on synthetic blur, which is new each time: train "
+            "on real pairs, with --data.synthetic-share 0 if there are other images"
+        )
+    weights, cache = config.teacher.weights, config.teacher.cache
+    teacher = restormer_from_weights(weights).to(runtime.device)
+    folder = cache / hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
+    real = [dataclasses.replace(pair, taught=folder / f"{pair.name}.png") for pair in real]
+    for pair in tqdm(real[runtime.rank :: runtime.world], "teach", disable=not runtime.is_main):
+        if pair.taught.exists() and pair.taught.stat().st_mtime >= pair.blurry.stat().st_mtime:
+            continue
+        taught = sharpen_image(teacher, read_rgb(pair.blurry), runtime, config.infer_config)
+        with media_files.replaced_when_done(pair.taught) as temporary:
+            Image.fromarray(taught).save(temporary, "PNG", compress_level=1)
+    runtime.total([0])  # none reads what another has yet to write
+    return real
 
 
 def plan_steps(config: Config, images: int, world: int) -> tuple[int, int]:
@@ -2891,8 +2931,8 @@ def train(config: Config, runtime: Runtime) -> Path:
             for micro in range(settings.accumulation):
                 with log.waiting():
                     number, batch = next(batches)
-                    blurry, sharp = prepare_batch(batch, config, runtime.device)
-                taught, taught_taps = teach(teacher, blurry, runtime)
+                    blurry, sharp, kept = prepare_batch(batch, config, runtime.device)
+                taught, taught_taps = teach(teacher, blurry, kept, runtime)
                 with runtime.accumulating(model, micro + 1 < settings.accumulation):
                     with runtime.autocast():
                         restored, projected = model(blurry)
@@ -2938,11 +2978,12 @@ def train(config: Config, runtime: Runtime) -> Path:
 
 
 def teach(
-    teacher: Restormer | None, blurry: Tensor, runtime: Runtime
+    teacher: Restormer | None, blurry: Tensor, kept: Tensor | None, runtime: Runtime
 ) -> tuple[Tensor | None, dict[str, Tensor] | None]:
-    """The teacher's image and taps for a batch, without gradients; None, None without a teacher."""
+    """The teacher's image and taps for a batch, without gradients; without a teacher the image that
+    was `kept`, if any, and no taps."""
     if teacher is None:
-        return None, None
+        return kept, None
     with torch.no_grad(), runtime.autocast():
         taught, taps = teacher(blurry, return_taps=True)
     return taught.float(), taps

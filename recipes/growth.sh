@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Time and peak memory against image area, 0.25 to 100 megapixels, and against 10 to 100,000 training images: table,
-# exponents and plot. Needs a quiet machine, 4 GB and some minutes. $1: a student checkpoint (the one that ships);
+# exponents and plot. Needs a quiet machine, 4 GB and some minutes. $1: a student checkpoint (live);
 # $2: the plot (runs/growth.png).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python tools/growth.py "${1:-model_checkpoints/student_pretrained.pth}" --out "${2:-runs/growth.png}"
+python tools/growth.py "${1:-model_checkpoints/student_live.pth}" --out "${2:-runs/growth.png}"

@@ -169,11 +169,11 @@ def test_prepare_batch_blurs_only_what_is_synthetic(config):
     blurry, keys = 255 - sharp, torch.tensor([-1, 7, -1, 8])
     motion = script.DegradationConfig(motion=1.0, video_call=0.0, length=(20.0, 20.0))
     config = dataclasses.replace(config, degradation=motion)
-    ready, target = script.prepare_batch((blurry, sharp, keys), config, torch.device("cpu"))
+    ready, target, _ = script.prepare_batch((blurry, sharp, keys), config, torch.device("cpu"))
     assert torch.equal(target, sharp.float() / 255)
     assert torch.equal(ready[[0, 2]], blurry[[0, 2]].float() / 255)
     assert (ready[[1, 3]] - target[[1, 3]]).abs().mean() > 0.05
-    again, _ = script.prepare_batch((blurry, sharp, keys), config, torch.device("cpu"))
+    again, *_ = script.prepare_batch((blurry, sharp, keys), config, torch.device("cpu"))
     assert torch.equal(ready, again)
 
 

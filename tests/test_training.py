@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import changed, test_images
+from conftest import changed, test_images, tiny_restormer
 
 import main_sharpening_script as script
 
@@ -89,7 +89,7 @@ def test_accumulating_four_times_one_equals_one_times_four(config, runtime):
     dataset = script.GoProSharpeningDataset(
         script.split_pairs(config, "train"), config.data, config.train.seed
     )
-    blurry, sharp = script.prepare_batch(
+    blurry, sharp, _ = script.prepare_batch(
         next(script.training_batches(dataset, 0, runtime)), config, runtime.device
     )
     gradients = []
@@ -315,3 +315,94 @@ def test_ema_network_is_not_the_trained_one(config, runtime):
     state = script.fresh_state(config, None, runtime)
     assert same(state.ema.state_dict(), copy.deepcopy(state.trainee.net).state_dict())
     assert not any(p.requires_grad for p in state.ema.parameters())
+
+
+# --- the teacher's results, kept
+
+
+@pytest.fixture
+def keeping(config, tmp_path):
+    return changed(config, loss={"feature": 0}, teacher={"cache": tmp_path / "taught"})
+
+
+def test_what_the_teacher_makes_is_kept_for_whole_images(keeping, runtime):
+    pairs = script.split_pairs(keeping, "train")
+    kept = script.keep_taught(pairs, keeping, runtime)
+    assert [pair.name for pair in kept] == [pair.name for pair in pairs]
+    teacher = script.restormer_from_weights(keeping.teacher.weights)
+    for pair in kept:
+        blurry, _, taught = script.read_pair(pair)
+        assert np.array_equal(taught, script.sharpen_whole(teacher, blurry, runtime))
+
+
+def test_kept_results_are_cropped_and_turned_like_their_images(keeping):
+    """A teacher that changes nothing: whatever happens to the blurred crop must happen to its."""
+    pairs = [
+        script.dataclasses.replace(pair, taught=pair.blurry)
+        for pair in script.split_pairs(keeping, "train")
+    ]
+    dataset = script.GoProSharpeningDataset(pairs, keeping.data, seed=3)
+    plain = script.GoProSharpeningDataset(script.split_pairs(keeping, "train"), keeping.data, 3)
+    for draw in range(40):
+        blurry, sharp, taught, keys = dataset[draw]
+        assert torch.equal(taught, blurry) and not torch.equal(taught, sharp)
+        for one, other in zip((blurry, sharp, keys), plain[draw], strict=True):
+            assert torch.equal(one, other)
+
+
+def test_a_run_with_kept_results_learns_from_them(keeping, run, monkeypatch):
+    """Its KL term is that of the files, and a second run computes none of them again."""
+    computed = []
+    sharpen = script.sharpen_image
+    monkeypatch.setattr(
+        script, "sharpen_image", lambda *given: computed.append(1) or sharpen(*given)
+    )
+    run(keeping)
+    assert len(computed) == 6
+    again = changed(keeping, train={"folder": keeping.train.folder.with_name("again")})
+    run(again)
+    assert len(computed) == 6
+    for path in sorted(keeping.teacher.cache.rglob("*.png"))[:3]:
+        script.Image.fromarray(255 - script.read_rgb(path)).save(path)
+    other = changed(keeping, train={"folder": keeping.train.folder.with_name("other")})
+    run(other)
+    assert len(computed) == 6
+    first, same_files, other_files = (
+        weights(each.train.folder / "last.pth") for each in (keeping, again, other)
+    )
+    assert same(first, same_files) and not same(first, other_files)
+
+
+def test_kept_results_of_another_image_or_teacher_are_not_used(keeping, runtime, monkeypatch):
+    pairs, computed = script.split_pairs(keeping, "train"), []
+    sharpen = script.sharpen_image
+    monkeypatch.setattr(
+        script, "sharpen_image", lambda *given: computed.append(1) or sharpen(*given)
+    )
+    kept = script.keep_taught(pairs, keeping, runtime)
+    os.utime(pairs[2].blurry, (2e9, 2e9))
+    script.keep_taught(pairs, keeping, runtime)
+    assert len(computed) == 7
+    torch.save({"params": tiny_restormer(seed=1).state_dict()}, keeping.teacher.weights)
+    others = script.keep_taught(pairs, keeping, runtime)
+    assert len(computed) == 13 and not {p.taught for p in kept} & {p.taught for p in others}
+
+
+def test_what_cannot_be_kept_is_refused(keeping, runtime):
+    with pytest.raises(ValueError, match="--loss.feature 0"):
+        changed(keeping, loss={"feature": 0.1})
+    real = script.split_pairs(keeping, "train")
+    synthetic = [script.Pair("s", real[0].sharp)]
+    for pairs, share in ((real + synthetic, 0.5), (synthetic, 0.0)):
+        settings = changed(keeping, data={"synthetic_share": share})
+        with pytest.raises(script.SharpeningError, match="synthetic blur, which is new each time"):
+            script.keep_taught(pairs, settings, runtime)
+    settings = changed(keeping, data={"synthetic_share": 0.0})
+    assert len(script.keep_taught(real + synthetic, settings, runtime)) == len(real)
+
+
+def test_a_kept_result_of_another_size_is_named(keeping, runtime):
+    (pair, *_) = script.keep_taught(script.split_pairs(keeping, "train"), keeping, runtime)
+    script.Image.new("RGB", (5, 7)).save(pair.taught)
+    with pytest.raises(script.SharpeningError, match=r"0\.png is 5 x 7 pixels"):
+        script.read_pair(pair)
