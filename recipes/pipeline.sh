@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Files per second of --infer against its slowest stage. Needs a quiet machine.
+# Files per second of --infer against its slowest stage, with both students. Needs a quiet machine.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python tools/pipeline_rate.py model_checkpoints/student_pretrained.pth
+python tools/pipeline_rate.py model_checkpoints/student_live.pth

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The students that ship. $1: a data set as in GoPro_dataset/README.md (which one: MODEL_CARD.md).
-# `standard` was trained in six stretches, each going on from the one before with other settings. They were stopped by
-# hand at the steps named, where this recipe ends them with the number of epochs, so that learning rates differ a little.
+# `standard` was trained in eight stretches, `live` in two, each going on from the one before with other settings. They
+# were stopped by hand at the steps named, where this recipe ends them with the number of epochs or a time, so that
+# learning rates differ a little.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 run=(python main_sharpening_script.py --train.folder runs/standard)
@@ -26,14 +27,22 @@ timeout --signal TERM "${STRETCH_SECONDS:-2400}" "${run[@]}" --resume --train.ep
 # to step 36,500 (planned for 38,500 to 41,000 until 35,600): larger crops, more video calls
 "${run[@]}" --resume --train.epochs 73 --data.crop 192 --data.batch-size 4 --data.synthetic-share 0.5 \
   --degradation.motion 0.62 --degradation.video-call 0.33
+# to step 40,787 of a plan of 50,500: the learning rate up again
+timeout --signal TERM "${STRETCH_SECONDS:-1800}" "${run[@]}" --resume --train.epochs 101 || [ $? = 124 ]
+# to step 51,000 (planned for 53,000 until 45,745): more lens blur, and more of it without anything else
+defocus=(--data.synthetic-share 0.5 --degradation.motion 0.5 --degradation.video-call 0.42
+  --degradation.lens-chance 0.65 --degradation.call-motion-chance 0.35 --degradation.noise-chance 0.45
+  --degradation.rescale-chance 0.45 --degradation.jpeg-chance 0.55)
+"${run[@]}" --resume --train.epochs 102 "${defocus[@]}"
 
-# live, in one stretch
+# live: to step 20,000, then with more lens blur to 29,000
 python main_sharpening_script.py --data.root "$1" --train.folder runs/live --train.samples runs/live/samples \
   --student.width 16 --student.max-width 96 --student.encoder 0 0 1 --student.middle 4 --student.decoder 0 1 1 \
   --teacher.no-enabled --loss.perceptual 0 --loss.feature 0 --loss.kl 0 --loss.ssim 0 --loss.frequency 1 \
   --data.crop 128 --data.batch-size 8 --data.crops-per-image 2 --data.workers 0 --data.synthetic-share 0.3 \
   --train.epochs 40 --train.steps-per-epoch 500 --train.accumulation 1 --train.restart-cycles 1 \
   --train.learning-rate 1e-3 --train.evaluate-every 8
+python main_sharpening_script.py --train.folder runs/live --resume --train.epochs 58 "${defocus[@]}"
 
 # what ships: the averaged weights, rounded to half precision, pooling over windows (recipes/pooling.sh)
 python - <<'P'
@@ -41,8 +50,8 @@ import main_sharpening_script as script
 from pathlib import Path
 
 for source, target in (
-    ("runs/standard/student_model_ema_final_epoch_073.pth", "student_pretrained.pth"),
-    ("runs/live/student_model_ema_final_epoch_040.pth", "student_live.pth"),
+    ("runs/standard/student_model_ema_final_epoch_102.pth", "student_pretrained.pth"),
+    ("runs/live/student_model_ema_final_epoch_058.pth", "student_live.pth"),
 ):
     payload = script.load_checkpoint(Path(source))
     payload["params"] = {name: value.half() for name, value in payload["params"].items()}
