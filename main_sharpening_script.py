@@ -1958,6 +1958,9 @@ class OpenVinoNet:
         self.threads = ThreadPoolExecutor(STREAMS, "openvino")
         self.last: tuple = ()
         self.compiled: dict[tuple, Any] = {}  # (kind, cores) for all sizes, (..., *shape) for one
+        self.idle: dict[
+            tuple, list
+        ] = {}  # requests of each, kept: new ones cost two streams a quarter
 
     def compile(self, key: tuple, shape: tuple[int, ...]) -> Any:
         """What `key` names, from (kind, cores) or (kind, cores, *shape)."""
@@ -1970,27 +1973,31 @@ class OpenVinoNet:
         properties |= {"NUM_STREAMS": count, "INFERENCE_NUM_THREADS": count * cores}
         return self.core.compile_model(model, "CPU", properties)
 
-    def ready(self, kind: str, cores: int, shape: tuple[int, ...]) -> Any:
-        """What computes a `shape` of "bytes" or "floats", compiled if need be."""
+    def request(self, kind: str, cores: int, shape: tuple[int, ...]) -> tuple[Any, list]:
+        """What computes a `shape` of "bytes" or "floats", compiled if need be, and the list that
+        takes it back."""
         with self.lock:
             key: tuple = (kind, cores, *shape)
             again, self.last = key == self.last, key
             if key not in self.compiled and not again:
                 key = key[:2]
             if key not in self.compiled:
-                self.compiled[key] = self.compile(key, shape)
+                self.compiled[key], self.idle[key] = self.compile(key, shape), []
             self.compiled[key] = self.compiled.pop(key)  # the last one used is the last
             if len(static := [each for each in self.compiled if len(each) > 2]) > self.COMPILED:
-                del self.compiled[static[0]]
-            return self.compiled[key]
+                del self.compiled[static[0]], self.idle[static[0]]
+            idle = self.idle[key]
+            return idle.pop() if idle else self.compiled[key].create_infer_request(), idle
 
     def run(self, array: np.ndarray, kind: str) -> np.ndarray:
         """`array` through the model for `kind` "bytes" or "floats"."""
 
         def infer(cores: int) -> np.ndarray:
-            request = self.ready(kind, cores, array.shape).create_infer_request()
+            request, idle = self.request(kind, cores, array.shape)
             request.infer([array], share_inputs=True)
-            return request.get_output_tensor().data.copy()
+            result = request.get_output_tensor().data.copy()
+            idle.append(request)
+            return result
 
         return self.threads.submit(infer, torch.get_num_threads()).result()
 
@@ -2134,7 +2141,7 @@ def sharpen_tiled(
     as it is complete."""
     result, apply = np.empty_like(image), net
     source, target = image, result
-    if image.shape[1] > image.shape[0]:  # bands along the shorter side hold less
+    if image.shape[1] > 2 * image.shape[0]:  # a panorama's bands along its short side hold less
         source, target = image.swapaxes(0, 1), result.swapaxes(0, 1)
         apply = lambda x: net(x.mT).mT  # noqa: E731
     H, W, _ = source.shape
