@@ -113,6 +113,7 @@ def test_streams_share_the_cores(student, model, runtime, monkeypatch):
         expected = script.sharpen_whole(student, image, runtime).astype(int)
         np.testing.assert_allclose(result.astype(int), expected, atol=1)
     assert all(key[:2] == ("bytes", 1) for key in net.compiled)
+    assert all(1 <= len(idle) <= 2 for idle in net.idle.values())  # kept for the next call
     for compiled in net.compiled.values():
         assert compiled.get_property("NUM_STREAMS") == 2
         assert compiled.get_property("INFERENCE_NUM_THREADS") == 2
