@@ -1958,9 +1958,7 @@ class OpenVinoNet:
         self.threads = ThreadPoolExecutor(STREAMS, "openvino")
         self.last: tuple = ()
         self.compiled: dict[tuple, Any] = {}  # (kind, cores) for all sizes, (..., *shape) for one
-        self.idle: dict[
-            tuple, list
-        ] = {}  # requests of each, kept: new ones cost two streams a quarter
+        self.idle: dict[tuple, list] = {}  # their requests: new ones slow two streams by a quarter
 
     def compile(self, key: tuple, shape: tuple[int, ...]) -> Any:
         """What `key` names, from (kind, cores) or (kind, cores, *shape)."""

@@ -20,7 +20,9 @@ run() { # run NAME COMMAND...: keeps the whole output as NAME.txt and its last l
 
 # Net alone on this CPU: every back end and precision in turn, one call after the other and two side by side.
 run cpu_512 python tools/benchmark.py "$live" "$standard" --sizes 512x512 --streams 1 2 \
-  --backends pytorch onnxruntime openvino --precisions fp32 bf16 int8 --rounds 11
+  --backends pytorch openvino --precisions fp32 bf16 int8 --rounds 9
+run cpu_512_onnxruntime python tools/benchmark.py "$live" "$standard" --sizes 512x512 \
+  --backends pytorch onnxruntime --precisions fp32 --rounds 9
 run cpu_1080 python tools/benchmark.py "$live" --sizes 1920x1080 --streams 1 2 \
   --backends pytorch openvino --precisions bf16 int8 --rounds 9
 run cpu_compiled python tools/benchmark.py "$live" --sizes 512x512 --backends pytorch compiled
