@@ -1960,12 +1960,11 @@ class OpenVinoNet:
         self.compiled: dict[tuple, Any] = {}  # (kind, cores) for all sizes, (..., *shape) for one
         self.idle: dict[tuple, list] = {}  # their requests: new ones slow two streams by a quarter
 
-    def compile(self, key: tuple, shape: tuple[int, ...]) -> Any:
-        """What `key` names, from (kind, cores) or (kind, cores, *shape)."""
-        kind, cores = key[:2]
+    def compile(self, kind: str, cores: int, *shape: int) -> Any:
+        """The model for a `shape`, or without one for all."""
         count = max(1, self.cores // cores)
         model = on_bytes(self.model.clone()) if kind == "bytes" else self.model.clone()
-        if len(key) > 2:
+        if shape:
             model.reshape(list(shape))
         properties = {"INFERENCE_PRECISION_HINT": self.precision, "PERFORMANCE_HINT": "LATENCY"}
         properties |= {"NUM_STREAMS": count, "INFERENCE_NUM_THREADS": count * cores}
@@ -1980,7 +1979,7 @@ class OpenVinoNet:
             if key not in self.compiled and not again:
                 key = key[:2]
             if key not in self.compiled:
-                self.compiled[key], self.idle[key] = self.compile(key, shape), []
+                self.compiled[key], self.idle[key] = self.compile(*key), []
             self.compiled[key] = self.compiled.pop(key)  # the last one used is the last
             if len(static := [each for each in self.compiled if len(each) > 2]) > self.COMPILED:
                 del self.compiled[static[0]], self.idle[static[0]]
