@@ -645,11 +645,17 @@ PyTorch 1.27 times as fast as one after the other on all of them, which wait for
 layer, and in OpenVINO 1.05 to 1.2 times."""
 
 
+def take_cores(count: int) -> None:
+    """Let the calling thread compute on so many cores, whatever other threads take later."""
+    torch.get_num_threads()  # a thread's first question resets it to what any thread took last
+    torch.set_num_threads(count)
+
+
 @contextlib.contextmanager
 def thread_pool(threads: int, cores: int | None = None) -> Iterator[ThreadPoolExecutor]:
     """Threads that on leaving, for whatever reason, end what they began and begin nothing more;
     each computes on `cores` (None: PyTorch's choice)."""
-    begin = functools.partial(torch.set_num_threads, cores) if cores else None
+    begin = functools.partial(take_cores, cores) if cores else None
     pool = ThreadPoolExecutor(threads, initializer=begin)
     try:
         yield pool

@@ -128,6 +128,13 @@ def test_streams_share_the_cores_of_their_thread(four_cores, runtime):
         assert later.submit(torch.get_num_threads).result() == 4
 
 
+def test_a_stream_keeps_its_cores_whatever_another_thread_takes(four_cores):
+    with script.thread_pool(1, 2) as pool, script.thread_pool(1, 1) as other:
+        for thread in (pool, other):
+            thread.submit(int).result()  # each has begun, and set its cores
+        assert pool.submit(torch.get_num_threads).result() == 2
+
+
 def test_one_stream_feeds_a_gpu(four_cores):
     with script.streams(script.Runtime(torch.device("cuda"), torch.float32)) as pool:
         assert pool._max_workers == 1
