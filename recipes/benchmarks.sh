@@ -57,10 +57,14 @@ for spin in default 10000; do
   wait $neighbour || true
   neighbour=""
 done
-# Memory that the C library keeps instead of handing it back.
-run malloc_default python tools/benchmark.py "$standard" --sizes 512x512 --precisions bf16
-run malloc_kept env MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=4294967296 \
-  python tools/benchmark.py "$standard" --sizes 512x512 --precisions bf16
+# Memory that malloc keeps for the script instead of handing it back; a MALLOC_ variable, here one that changes
+# nothing, keeps the script from asking for it.
+for turn in 1 2 3; do
+  run malloc_default_$turn env MALLOC_PERTURB_=0 python tools/benchmark.py "$standard" "$live" \
+    --sizes 512x512 1280x720 --precisions bf16 --streams 1 2
+  run malloc_kept_$turn python tools/benchmark.py "$standard" "$live" --sizes 512x512 1280x720 --precisions bf16 \
+    --streams 1 2
+done
 
 # What fewer bits cost in quality.
 run loss_standard python tools/quantisation_loss.py "$standard" --pairs "$pairs" --images 60

@@ -102,3 +102,11 @@ def changed(config, **groups):
             values = dataclasses.replace(getattr(config, name), **values)
         config = dataclasses.replace(config, **{name: values})
     return config
+
+
+@pytest.fixture
+def four_cores():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)

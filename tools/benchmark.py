@@ -176,6 +176,7 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
 
 
 def main(config: BenchmarkConfig) -> None:
+    script.keep_memory()
     if config.threads:
         torch.set_num_threads(config.threads)
     under = {"clock": config.clock, **conditions(config.device)}
