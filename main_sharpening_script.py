@@ -128,6 +128,10 @@ class DataConfig:
     """Crops per process in one forward pass; times accumulation and processes is the real batch."""
     crops_per_image: int = 4
     """Crops cut from one decoded image, because decoding 720p PNG costs more than a crop's step."""
+    reduction_chance: float = 0.0
+    """Probability that a crop is cut larger and made smaller: other blur lengths, finer detail."""
+    reduction: tuple[float, float] = (1.0, 3.0)
+    """Factor of that, drawn uniformly, as far as the image is large enough."""
     workers: int = 2
     """Processes that decode and crop; 0 does it in the training process."""
     cache_gb: float = 2.0
@@ -141,8 +145,11 @@ class DataConfig:
                 f"data.batch_size ({self.batch_size}) must be a multiple of "
                 f"data.crops_per_image ({self.crops_per_image})"
             )
-        if not 0 <= self.synthetic_share <= 1:
-            raise ValueError(f"data.synthetic_share is a share, 0 to 1: {self.synthetic_share}")
+        for name in ("synthetic_share", "reduction_chance"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"data.{name} is a share, 0 to 1: {getattr(self, name)}")
+        if not 1 <= self.reduction[0] <= self.reduction[1] < math.inf:
+            raise ValueError(f"data.reduction is ordered, from 1 up: {self.reduction}")
 
 
 @dataclass(frozen=True)
@@ -478,6 +485,8 @@ class Config:
         if untaught and self.loss.teacher_terms:
             flags = " ".join(f"--loss.{name} 0" for name in self.loss.teacher_terms)
             raise ValueError(f"without a teacher these loss terms are impossible, add: {flags}")
+        if self.teacher.cache and self.data.reduction_chance:
+            raise ValueError("teacher.cache keeps whole images: add --data.reduction-chance 0")
         if self.teacher.cache and self.loss.feature:
             raise ValueError("teacher.cache keeps images, not features: add --loss.feature 0")
 
@@ -844,18 +853,24 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, ...]:
     return blurry, sharp, *taught
 
 
-def same_crop(images: Sequence[np.ndarray], size: int, rng: np.random.Generator) -> list[Tensor]:
+def same_crop(
+    images: Sequence[np.ndarray], size: int, rng: np.random.Generator, reduction: float = 1.0
+) -> list[Tensor]:
     """One random square, flip and quarter turn of all (H, W, 3) images -> (3, size, size) tensors.
 
-    Images smaller than the crop are continued by reflection, never resized.
+    The square has `reduction` times that side, as far as it fits, and is made smaller; images
+    smaller than the crop are continued by reflection, never resized.
     """
     H, W, _ = images[0].shape
-    y, x = rng.integers(0, max(H - size, 0) + 1), rng.integers(0, max(W - size, 0) + 1)
+    side = max(size, min(H, W, round(size * reduction)))
+    y, x = rng.integers(0, max(H - side, 0) + 1), rng.integers(0, max(W - side, 0) + 1)
     flip, turns = rng.integers(0, 2), rng.integers(0, 4)
     crops = []
     for image in images:
-        crop = image[y : y + size, x : x + size]
-        short = [(0, size - side) for side in crop.shape[:2]]
+        crop = image[y : y + side, x : x + side]
+        if side > size:
+            crop = np.asarray(Image.fromarray(crop).resize((size, size), Image.Resampling.BICUBIC))
+        short = [(0, size - length) for length in crop.shape[:2]]
         crop = np.pad(crop, [*short, (0, 0)], mode="symmetric") if (size > H or size > W) else crop
         crop = np.rot90(crop[:, ::-1] if flip else crop, turns)
         crops.append(torch.from_numpy(crop.transpose(2, 0, 1).copy()))
@@ -899,11 +914,18 @@ class GoProSharpeningDataset(Dataset):
         except (SharpeningError, MediaError) as error:
             return SharpeningError(str(error))  # raised by a worker it would come as a traceback
 
+    def reduction(self, rng: np.random.Generator) -> float:
+        """The factor by which the next crop is made smaller."""
+        if not self.config.reduction_chance or rng.random() >= self.config.reduction_chance:
+            return 1.0
+        return rng.uniform(*self.config.reduction)
+
     def item(self, draw: int) -> tuple[Tensor, ...]:
         pair = self.pair(draw)
         images = self.cache[pair] if pair in self.cache else read_pair(pair)
-        rng, count = np.random.default_rng([self.seed, draw]), self.config.crops_per_image
-        crops = [same_crop(images, self.config.crop, rng) for _ in range(count)]
+        rng, size = np.random.default_rng([self.seed, draw]), self.config.crop
+        count = self.config.crops_per_image
+        crops = [same_crop(images, size, rng, self.reduction(rng)) for _ in range(count)]
         sides = (torch.stack(side) for side in zip(*crops, strict=True))
         first = draw * count if pair.blurry is None else -1
         keys = torch.arange(first, first + count) if first >= 0 else torch.full((count,), -1)
