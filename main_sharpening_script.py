@@ -2899,6 +2899,12 @@ def prepare_training(
     return dataset, images, teacher, vgg, state
 
 
+def is_kept(pair: Pair) -> bool:
+    """Whether the teacher's result is there and no older than the image it was made from."""
+    taught = pair.taught
+    return taught.exists() and taught.stat().st_mtime >= pair.blurry.stat().st_mtime
+
+
 def keep_taught(pairs: Sequence[Pair], config: Config, runtime: Runtime) -> list[Pair]:
     """The real pairs with the teacher's results on their whole images, as PNG files below
     `teacher.cache` in a folder for these weights; each process computes its share of what is
@@ -2910,15 +2916,15 @@ def keep_taught(pairs: Sequence[Pair], config: Config, runtime: Runtime) -> list
             "on real pairs, with --data.synthetic-share 0 if there are other images"
         )
     weights, cache = config.teacher.weights, config.teacher.cache
-    teacher = restormer_from_weights(weights).to(runtime.device)
     folder = cache / hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
     real = [dataclasses.replace(pair, taught=folder / f"{pair.name}.png") for pair in real]
-    for pair in tqdm(real[runtime.rank :: runtime.world], "teach", disable=not runtime.is_main):
-        if pair.taught.exists() and pair.taught.stat().st_mtime >= pair.blurry.stat().st_mtime:
-            continue
-        taught = sharpen_image(teacher, read_rgb(pair.blurry), runtime, config.infer_config)
-        with media_files.replaced_when_done(pair.taught) as temporary:
-            Image.fromarray(taught).save(temporary, "PNG", compress_level=1)
+    missing = [pair for pair in real[runtime.rank :: runtime.world] if not is_kept(pair)]
+    if missing:
+        teacher = restormer_from_weights(weights).to(runtime.device)
+        for pair in tqdm(missing, "teach", disable=not runtime.is_main):
+            taught = sharpen_image(teacher, read_rgb(pair.blurry), runtime, config.infer_config)
+            with media_files.replaced_when_done(pair.taught) as temporary:
+                Image.fromarray(taught).save(temporary, "PNG", compress_level=1)
     runtime.total([0])  # none reads what another has yet to write
     return real
 

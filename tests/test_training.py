@@ -359,6 +359,7 @@ def test_a_run_with_kept_results_learns_from_them(keeping, run, monkeypatch):
     )
     run(keeping)
     assert len(computed) == 6
+    monkeypatch.setattr(script, "restormer_from_weights", None)  # nor is the teacher read again
     again = changed(keeping, train={"folder": keeping.train.folder.with_name("again")})
     run(again)
     assert len(computed) == 6
@@ -391,6 +392,8 @@ def test_kept_results_of_another_image_or_teacher_are_not_used(keeping, runtime,
 def test_what_cannot_be_kept_is_refused(keeping, runtime):
     with pytest.raises(ValueError, match="--loss.feature 0"):
         changed(keeping, loss={"feature": 0.1})
+    with pytest.raises(ValueError, match="--data.reduction-chance 0"):
+        changed(keeping, data={"reduction_chance": 0.5})
     real = script.split_pairs(keeping, "train")
     synthetic = [script.Pair("s", real[0].sharp)]
     for pairs, share in ((real + synthetic, 0.5), (synthetic, 0.0)):
