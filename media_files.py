@@ -591,7 +591,7 @@ def _save_options(picture: Picture, name: str, layout: str, quality: int) -> dic
         options["exif"] = picture.exif
     if name == "PNG":
         options["pnginfo"] = PngImagePlugin.PngInfo()
-        options["compress_level"] = 3  # a third of the time of 6 for 5 % more bytes
+        options["compress_level"] = 2  # a fifth of the time of 6 for up to a tenth more bytes
         for chunk, data in options.pop("chunks", ()):
             options["pnginfo"].add(chunk, data)
         if picture.xmp:

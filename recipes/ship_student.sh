@@ -34,8 +34,15 @@ defocus=(--data.synthetic-share 0.5 --degradation.motion 0.5 --degradation.video
   --degradation.lens-chance 0.65 --degradation.call-motion-chance 0.35 --degradation.noise-chance 0.45
   --degradation.rescale-chance 0.45 --degradation.jpeg-chance 0.55)
 "${run[@]}" --resume --train.epochs 102 "${defocus[@]}"
+# to step 57,875 of a plan of 68,000: what befalls a video call more often at once again
+calls=("${defocus[@]}" --degradation.noise-chance 0.55 --degradation.rescale-chance 0.55 --degradation.jpeg-chance 0.65)
+timeout --signal TERM "${STRETCH_SECONDS:-3000}" "${run[@]}" --resume --train.epochs 136 "${calls[@]}" || [ $? = 124 ]
+# to step STANDARD_STEPS (planned for 75,000 until 63,098): half the crops cut larger and made smaller
+reduced=("${calls[@]}" --data.reduction-chance 0.5)
+"${run[@]}" --resume --train.epochs STANDARD_EPOCHS "${reduced[@]}"
 
-# live: to step 20,000, then with more lens blur to 29,000
+# live: to step 20,000, with more lens blur to 29,000, then as `standard` to 49,896 and LIVE_STEPS (planned for 85,000 until
+# 64,825)
 python main_sharpening_script.py --data.root "$1" --train.folder runs/live --train.samples runs/live/samples \
   --student.width 16 --student.max-width 96 --student.encoder 0 0 1 --student.middle 4 --student.decoder 0 1 1 \
   --teacher.no-enabled --loss.perceptual 0 --loss.feature 0 --loss.kl 0 --loss.ssim 0 --loss.frequency 1 \
