@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The students that ship. $1: a data set as in GoPro_dataset/README.md (which one: MODEL_CARD.md).
-# `standard` was trained in eight stretches, `live` in two, each going on from the one before with other settings. They
+# `standard` was trained in ten stretches, `live` in four, each going on from the one before with other settings. They
 # were stopped by hand at the steps named, where this recipe ends them with the number of epochs or a time, so that
 # learning rates differ a little.
 set -euo pipefail
@@ -37,19 +37,22 @@ defocus=(--data.synthetic-share 0.5 --degradation.motion 0.5 --degradation.video
 # to step 57,875 of a plan of 68,000: what befalls a video call more often at once again
 calls=("${defocus[@]}" --degradation.noise-chance 0.55 --degradation.rescale-chance 0.55 --degradation.jpeg-chance 0.65)
 timeout --signal TERM "${STRETCH_SECONDS:-3000}" "${run[@]}" --resume --train.epochs 136 "${calls[@]}" || [ $? = 124 ]
-# to step STANDARD_STEPS (planned for 75,000 until 63,098): half the crops cut larger and made smaller
+# to step 65,500 (planned for 75,000 until 63,098, for 70,000 until 65,301): half the crops cut larger and made smaller
 reduced=("${calls[@]}" --data.reduction-chance 0.5)
-"${run[@]}" --resume --train.epochs STANDARD_EPOCHS "${reduced[@]}"
+"${run[@]}" --resume --train.epochs 131 "${reduced[@]}"
 
-# live: to step 20,000, with more lens blur to 29,000, then as `standard` to 49,896 and LIVE_STEPS (planned for 85,000 until
-# 64,825)
+# live: to step 20,000, with more lens blur to 29,000, with the video calls to 49,896 of a plan of 50,000, and reduced to
+# 71,500 (planned for 85,000 until 64,825, for 78,000 until 71,458)
 python main_sharpening_script.py --data.root "$1" --train.folder runs/live --train.samples runs/live/samples \
   --student.width 16 --student.max-width 96 --student.encoder 0 0 1 --student.middle 4 --student.decoder 0 1 1 \
   --teacher.no-enabled --loss.perceptual 0 --loss.feature 0 --loss.kl 0 --loss.ssim 0 --loss.frequency 1 \
   --data.crop 128 --data.batch-size 8 --data.crops-per-image 2 --data.workers 0 --data.synthetic-share 0.3 \
   --train.epochs 40 --train.steps-per-epoch 500 --train.accumulation 1 --train.restart-cycles 1 \
   --train.learning-rate 1e-3 --train.evaluate-every 8
-python main_sharpening_script.py --train.folder runs/live --resume --train.epochs 58 "${defocus[@]}"
+live=(python main_sharpening_script.py --train.folder runs/live --resume)
+"${live[@]}" --train.epochs 58 "${defocus[@]}"
+timeout --signal TERM "${STRETCH_SECONDS:-3000}" "${live[@]}" --train.epochs 100 "${calls[@]}" || [ $? = 124 ]
+"${live[@]}" --train.epochs 143 "${reduced[@]}"
 
 # what ships: the averaged weights, rounded to half precision, pooling over windows (recipes/pooling.sh)
 python - <<'P'
@@ -57,8 +60,8 @@ import main_sharpening_script as script
 from pathlib import Path
 
 for source, target in (
-    ("runs/standard/student_model_ema_final_epoch_102.pth", "student_pretrained.pth"),
-    ("runs/live/student_model_ema_final_epoch_058.pth", "student_live.pth"),
+    ("runs/standard/student_model_ema_final_epoch_131.pth", "student_pretrained.pth"),
+    ("runs/live/student_model_ema_final_epoch_143.pth", "student_live.pth"),
 ):
     payload = script.load_checkpoint(Path(source))
     payload["params"] = {name: value.half() for name, value in payload["params"].items()}
