@@ -61,8 +61,9 @@ done
 # nothing, keeps the script from asking for it.
 for turn in 1 2 3; do
   run malloc_default_$turn env MALLOC_PERTURB_=0 python tools/benchmark.py "$standard" "$live" --sizes 512x512 \
-    --precisions bf16 --streams 1 2
-  run malloc_kept_$turn python tools/benchmark.py "$standard" "$live" --sizes 512x512 --precisions bf16 --streams 1 2
+    --precisions bf16 --streams 1 2 --rounds 21
+  run malloc_kept_$turn python tools/benchmark.py "$standard" "$live" --sizes 512x512 --precisions bf16 --streams 1 2 \
+    --rounds 21
 done
 
 # What fewer bits cost in quality.
