@@ -118,6 +118,12 @@ def test_crops_are_reduced_as_often_as_asked(tmp_path):
     assert np.mean(drawn == 1) == pytest.approx(0.75, abs=0.03)
     assert drawn[drawn > 1].min() >= 1.5 and drawn.max() <= 3
     assert drawn[drawn > 1].mean() == pytest.approx(2.25, abs=0.05)
+    always = dataclasses.replace(config, reduction_chance=1.0)
+    reduced = script.GoProSharpeningDataset(dataset.real, always, 0)
+    plain = script.GoProSharpeningDataset(dataset.real, DATA, 0)
+    for draw in range(4):
+        assert reduced[draw][1].shape == plain[draw][1].shape
+        assert not torch.equal(reduced[draw][1], plain[draw][1])
 
 
 def test_crops_take_every_flip_and_turn():

@@ -67,5 +67,4 @@ def test_freed_memory_is_used_again_unless_the_environment_says_otherwise():
         )
         return int(run.stdout)
 
-    assert page_faults() < 500
-    assert page_faults(MALLOC_MMAP_THRESHOLD_="131072") > 5000
+    assert 5 * page_faults() < page_faults(MALLOC_MMAP_THRESHOLD_="131072")
