@@ -2,12 +2,14 @@
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import threading
 
 import pytest
 import torch
+from torch import nn
 
 import main_sharpening_script as script
 
@@ -68,3 +70,21 @@ def test_freed_memory_is_used_again_unless_the_environment_says_otherwise():
         return int(run.stdout)
 
     assert 5 * page_faults() < page_faults(MALLOC_MMAP_THRESHOLD_="131072")
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_student_computes_the_same(runtime):
+    sizes = script.StudentConfig(stem=4, width=4, encoder=(0,), middle=1, decoder=(0,))
+    student = script.SEUNet(sizes).eval().requires_grad_(False)
+    nn.init.normal_(student.last.weight, std=0.1)  # as trained: it changes the image
+    net = script.deployed(student, script.InferConfig(backend="compiled"), runtime)
+    blurry = torch.rand(1, 3, 33, 17)
+    restored = net(blurry)
+    torch.testing.assert_close(restored, student(blurry), atol=1e-5, rtol=0)
+    assert not torch.allclose(restored, blurry, atol=1e-2)
+
+
+def test_without_a_compiler_compiling_is_refused(runtime, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(script.SharpeningError, match="C\\+\\+ compiler no-such-compiler"):
+        runtime.wrap(nn.Identity(), compiled=True)
