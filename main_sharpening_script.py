@@ -130,9 +130,10 @@ class DataConfig:
     crops_per_image: int = 4
     """Crops cut from one decoded image, because decoding 720p PNG costs more than a crop's step."""
     reduction_chance: float = 0.0
-    """Probability that a crop is cut larger and made smaller: other blur lengths, finer detail."""
-    reduction: tuple[float, float] = (1.0, 3.0)
-    """Factor of that, drawn uniformly, as far as the image is large enough."""
+    """Probability that a crop is cut larger and made smaller, or the opposite."""
+    reduction: tuple[float, float] = (0.5, 3.0)
+    """Factor of that, its logarithm drawn uniformly. Above 1, as far as the image is large enough:
+    other blur lengths, finer detail. Below 1: soft as frames of video are."""
     workers: int = 2
     """Processes that decode and crop; 0 does it in the training process."""
     cache_gb: float = 2.0
@@ -149,8 +150,8 @@ class DataConfig:
         for name in ("synthetic_share", "reduction_chance"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"data.{name} is a share, 0 to 1: {getattr(self, name)}")
-        if not 1 <= self.reduction[0] <= self.reduction[1] < math.inf:
-            raise ValueError(f"data.reduction is ordered, from 1 up: {self.reduction}")
+        if not 0 < self.reduction[0] <= self.reduction[1] < math.inf:
+            raise ValueError(f"data.reduction must be ordered and above 0: {self.reduction}")
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,9 @@ class DegradationConfig:
     of real pairs is 0 for GoPro `blur` and 5 to 6 for REDS; 2.2 stands for gamma 2.2."""
     highlight: tuple[float, float] = (0.0, 3.0)
     """By how much clipped white exceeded white (1): above 0, lights draw saturated streaks."""
+    highlight_power: float = 10.0
+    """Highlights follow a uniform number to this power. Frames that are averaged, as in GoPro and
+    REDS, are clipped before; with 1 a student learns to darken skies sooner than to move edges."""
     faint_noise: tuple[float, float] = (0.0, 0.006)
     """Standard deviation of noise after motion alone, 1 is white: averaging leaves hardly any."""
     call_motion_chance: float = 0.4
@@ -221,7 +225,7 @@ class DegradationConfig:
             raise ValueError(
                 f"motion + video_call must not exceed 1: {self.motion + self.video_call}"
             )
-        for name in ("spacing", "length_power", "lens_radius"):
+        for name in ("spacing", "length_power", "highlight_power", "lens_radius"):
             if np.min(getattr(self, name)) <= 0:
                 raise ValueError(f"{name} must be above 0: {getattr(self, name)}")
         if self.rescale[0] < 1:
@@ -872,20 +876,20 @@ def same_crop(
 ) -> list[Tensor]:
     """One random square, flip and quarter turn of all (H, W, 3) images -> (3, size, size) tensors.
 
-    The square has `reduction` times that side, as far as it fits, and is made smaller; images
-    smaller than the crop are continued by reflection, never resized.
+    The square has `reduction` times that side, as far as it fits, and is resized; images smaller
+    than the crop are continued by reflection instead.
     """
     H, W, _ = images[0].shape
-    side = max(size, min(H, W, round(size * reduction)))
+    side = min(round(size * reduction), max(size, min(H, W)))
     y, x = rng.integers(0, max(H - side, 0) + 1), rng.integers(0, max(W - side, 0) + 1)
     flip, turns = rng.integers(0, 2), rng.integers(0, 4)
     crops = []
     for image in images:
         crop = image[y : y + side, x : x + side]
-        if side > size:
+        short = [(0, side - length) for length in crop.shape[:2]]
+        crop = np.pad(crop, [*short, (0, 0)], mode="symmetric") if side > min(H, W) else crop
+        if side != size:
             crop = np.asarray(Image.fromarray(crop).resize((size, size), Image.Resampling.BICUBIC))
-        short = [(0, size - length) for length in crop.shape[:2]]
-        crop = np.pad(crop, [*short, (0, 0)], mode="symmetric") if (size > H or size > W) else crop
         crop = np.rot90(crop[:, ::-1] if flip else crop, turns)
         crops.append(torch.from_numpy(crop.transpose(2, 0, 1).copy()))
     return crops
@@ -932,7 +936,7 @@ class GoProSharpeningDataset(Dataset):
         """The factor by which the next crop is made smaller."""
         if not self.config.reduction_chance or rng.random() >= self.config.reduction_chance:
             return 1.0
-        return rng.uniform(*self.config.reduction)
+        return math.exp(rng.uniform(*np.log(self.config.reduction)))
 
     def item(self, draw: int) -> tuple[Tensor, ...]:
         pair = self.pair(draw)
@@ -1233,7 +1237,8 @@ def degrade_image(sharp: Tensor, dice: Dice, config: DegradationConfig) -> Tenso
     response = dice.uniform(*config.response)
     light = to_light(sharp, response)
     clipped = ((sharp - 0.96) / 0.04).clamp(0, 1)  # 0.96: only what the camera may have clipped
-    light = light * (1 + clipped * dice.uniform(*config.highlight))
+    low, high = config.highlight
+    light = light * (1 + clipped * (low + (high - low) * dice.uniform() ** config.highlight_power))
     if call and dice.chance(config.lens_chance):
         light = lens_blur(light, dice.uniform(*config.lens_radius), gaussian=dice.chance(0.5))
     if dice.chance(config.call_motion_chance if call else 1.0):

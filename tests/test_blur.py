@@ -143,6 +143,24 @@ def test_bright_light_draws_a_clipped_streak():
     assert bright.max() == 1 and (bright >= dim).all()
 
 
+def test_few_lights_are_much_brighter_than_white():
+    sharp = torch.full((96, 3, 32, 32), 0.2)
+    sharp[..., 14:18, 14:18] = 1
+
+    def streaks(**settings):
+        config = DegradationConfig(
+            motion=1, video_call=0, length=(9, 9), object_chance=0, faint_noise=(0, 0), **settings
+        )
+        return degrade(sharp, generators_for(0, range(96)), config).mean(dim=(1, 2, 3))
+
+    none, few, many = (
+        streaks(highlight=(0, top), highlight_power=power) - 0.2
+        for top, power in ((0, 1), (3, 10), (3, 1))
+    )
+    assert (many > 1.1 * none).float().mean() > 0.7
+    assert 0.05 < (few > 1.1 * none).float().mean() < 0.4
+
+
 def test_object_changes_the_motion_and_rests_when_nothing_moves(sharp):
     config = DegradationConfig(object_chance=1, length_power=1)
     moved = move(sharp[0], Dice(generators_for(2, [0])[0]), (12.0, 12.0), config)

@@ -98,12 +98,18 @@ def test_blurry_and_sharp_get_the_same_crop(size):
         assert torch.equal(255 - a, b)
 
 
-@pytest.mark.parametrize(("size", "factor"), [((100, 120), 2), ((48, 200), 1.5), ((20, 120), 1)])
-def test_a_reduced_crop_shows_more_as_far_as_the_image_is_large_enough(size, factor):
+@pytest.mark.parametrize(
+    ("size", "asked", "factor"),
+    [
+        ((100, 120), 2, 2), ((48, 200), 2, 1.5), ((20, 120), 2, 1),
+        ((100, 120), 0.5, 0.5), ((10, 120), 0.5, 0.5),
+    ],
+)  # fmt: skip
+def test_a_reduced_crop_shows_more_as_far_as_the_image_is_large_enough(size, asked, factor):
     sharp = np.tile(np.arange(size[1], dtype=np.uint8)[:, None], (size[0], 1, 3))
     for seed in range(8):
         images = (255 - sharp, sharp)
-        a, b = script.same_crop(images, 32, np.random.default_rng(seed), reduction=2.0)
+        a, b = script.same_crop(images, 32, np.random.default_rng(seed), asked)
         assert b.shape == (3, 32, 32) and (255 - a.int() - b.int()).abs().max() <= 1  # rounding
         steps = [b.int().diff(dim=axis)[:, 8:-8, 8:-8].abs().float().mean() for axis in (1, 2)]
         assert max(steps) == pytest.approx(factor, abs=0.05) and min(steps) == 0
@@ -117,7 +123,7 @@ def test_crops_are_reduced_as_often_as_asked(tmp_path):
     drawn = np.array([dataset.reduction(rng) for _ in range(4000)])
     assert np.mean(drawn == 1) == pytest.approx(0.75, abs=0.03)
     assert drawn[drawn > 1].min() >= 1.5 and drawn.max() <= 3
-    assert drawn[drawn > 1].mean() == pytest.approx(2.25, abs=0.05)
+    assert np.log(drawn[drawn > 1]).mean() == pytest.approx(np.log(4.5) / 2, abs=0.03)
     always = dataclasses.replace(config, reduction_chance=1.0)
     reduced = script.GoProSharpeningDataset(dataset.real, always, 0)
     plain = script.GoProSharpeningDataset(dataset.real, DATA, 0)

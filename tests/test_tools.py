@@ -165,7 +165,7 @@ def test_a_peer_is_trained_and_measured_like_the_student(
         )
     )
     result = last_line(capsys)
-    conditions = ("motion", "defocus", "call", "as it is")
+    conditions = ("motion", "long motion", "defocus", "call", "as it is")
     assert result.keys() == {"pairs", *(f"photos {name}" for name in conditions)}
     assert result["pairs"]["psnr_peer"] < result["pairs"]["psnr_blurry"]
     assert result["pairs"]["worse_peer"] == 1

@@ -3,8 +3,8 @@
     python tools/validation_table.py student.pth --pairs reds=DIR --sharp photos=DIR
 
 A folder of `--pairs` holds blurred/ and sharp/; one of `--sharp` holds sharp/ and is measured under
-motion blur, out of focus, under video-call conditions, and as it is: a sharp image should pass
-almost unchanged.
+motion blur, under longer motion, out of focus, under video-call conditions, and as it is: a sharp
+image should pass almost unchanged.
 """
 
 import dataclasses
@@ -23,6 +23,9 @@ from tools.common import run_tool  # noqa: E402
 
 CONDITIONS = {
     "motion": script.DegradationConfig(motion=1.0, video_call=0.0),
+    "long motion": script.DegradationConfig(
+        motion=1.0, video_call=0.0, length=(10.0, 35.0), length_power=1.0
+    ),
     "defocus": script.DegradationConfig(
         motion=0.0,
         video_call=1.0,
