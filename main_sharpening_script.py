@@ -131,9 +131,9 @@ class DataConfig:
     """Crops cut from one decoded image, because decoding 720p PNG costs more than a crop's step."""
     reduction_chance: float = 0.0
     """Probability that a crop is cut larger and made smaller, or the opposite."""
-    reduction: tuple[float, float] = (0.5, 3.0)
+    reduction: tuple[float, float] = (1.0, 3.0)
     """Factor of that, its logarithm drawn uniformly. Above 1, as far as the image is large enough:
-    other blur lengths, finer detail. Below 1: soft as frames of video are."""
+    other blur lengths, finer detail. Below 1: soft targets, which teach to leave images soft."""
     workers: int = 2
     """Processes that decode and crop; 0 does it in the training process."""
     cache_gb: float = 2.0

@@ -25,7 +25,8 @@ run cpu_512_onnxruntime python tools/benchmark.py "$live" "$standard" --sizes 51
   --backends pytorch onnxruntime --precisions fp32 --rounds 9
 run cpu_1080 python tools/benchmark.py "$live" --sizes 1920x1080 --streams 1 2 \
   --backends pytorch openvino --precisions bf16 int8 --rounds 9
-run cpu_compiled python tools/benchmark.py "$live" --sizes 512x512 --backends pytorch compiled
+run cpu_compiled python tools/benchmark.py "$live" --sizes 512x512 --streams 1 2 \
+  --backends pytorch compiled openvino --precisions bf16 --rounds 9
 
 # In tiles (which compute 1.10 times the pixels) against whole, and from PNG file to PNG file.
 run cpu_1080_tiled python tools/benchmark.py "$live" "$standard" --sizes 1920x1080 --tile 1024 --streams 1 2 \

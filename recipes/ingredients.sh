@@ -13,9 +13,10 @@ train() { # train NAME DATA FLAGS...
     --teacher.no-enabled --loss.perceptual 0 --loss.feature 0 --loss.kl 0 --loss.ssim 0 --loss.frequency 1 \
     --data.crop 128 --data.batch-size 8 --data.crops-per-image 2 --data.workers 0 --data.synthetic-share 0.5 \
     --train.epochs 4 --train.steps-per-epoch 500 --train.accumulation 1 --train.restart-cycles 1 \
-    --train.learning-rate 1e-3 --train.evaluate-every 4 "$@"
+    --train.learning-rate 1e-3 --train.evaluate-every 4 --degradation.highlight-power 1 "$@"
 }
-train default "$1"
+train mild "$1"
+train few_lights "$1" --degradation.highlight-power 10
 train wide "$1" --degradation.motion 0.6 --degradation.video-call 0.3 --degradation.length 0 40 \
   --degradation.length-power 2 --degradation.object-chance 0.35
 train motion_alone "$1" --degradation.motion 1 --degradation.video-call 0 --degradation.length 4 30 \
