@@ -42,6 +42,7 @@ import math
 import os
 import pickle
 import platform
+import shlex
 import shutil
 import signal
 import statistics
@@ -106,6 +107,13 @@ UNREADABLE = (
 """What `torch.load` raises on a file that is damaged or something else."""
 
 
+def reason(error: BaseException) -> str:
+    """Why, in one line. PyTorch's own for a foreign file would advise to run the code in it."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is no file of weights"
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 # --------------------------------------------------------------------------------------------------
 # Configuration
 # --------------------------------------------------------------------------------------------------
@@ -147,6 +155,8 @@ class DataConfig:
                 f"data.batch_size ({self.batch_size}) must be a multiple of "
                 f"data.crops_per_image ({self.crops_per_image})"
             )
+        if min(self.workers, self.cache_gb) < 0:
+            raise ValueError("data.workers and data.cache_gb must not be negative")
         for name in ("synthetic_share", "reduction_chance"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"data.{name} is a share, 0 to 1: {getattr(self, name)}")
@@ -255,6 +265,9 @@ class StudentConfig:
     size it knows; None: the image."""
 
     def __post_init__(self):
+        blocks = (*self.encoder, self.middle, *self.decoder)
+        if min(self.width, self.max_width) < 1 or min(blocks) < 0:
+            raise ValueError("student widths must be at least 1, its numbers of blocks at least 0")
         if len(self.encoder) != len(self.decoder):
             raise ValueError(
                 f"encoder {self.encoder} and decoder {self.decoder} need one number per level"
@@ -397,10 +410,14 @@ class TrainConfig:
         for name in counts.split():
             if (count := getattr(self, name)) is not None and count < 1:
                 raise ValueError(f"train.{name} must be at least 1: {count}")
+        for name in ("seed", "clip_norm", "lowest_rate", "warmup_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"train.{name} must not be negative: {getattr(self, name)}")
+        for name in ("learning_rate", "cycle_growth"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"train.{name} must be above 0: {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"train.ema_decay must be in [0, 1): {self.ema_decay}")
-        if self.learning_rate <= 0 or self.lowest_rate < 0:
-            raise ValueError("train.learning_rate must be above 0, train.lowest_rate at least 0")
 
 
 LARGEST_TILE = 1024
@@ -437,7 +454,7 @@ class InferConfig:
     """Read images of more pixels than a decompression bomb may have."""
 
     def __post_init__(self) -> None:
-        if (tile := self.tile or LARGEST_TILE) <= 2 * self.overlap:
+        if (tile := LARGEST_TILE if self.tile is None else self.tile) <= 2 * self.overlap:
             raise ValueError(
                 f"infer_config.tile ({tile}) must exceed twice the overlap ({self.overlap})"
             )
@@ -475,6 +492,8 @@ class Config:
     """Let `--evaluate` measure the teacher as well."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the network is computed; auto: on a GPU if there is one."""
+    size: Literal["standard", "live"] | None = None
+    """Sizes of the student to train, one of STUDENT_SIZES: quality or speed; None: as --student."""
     data: DataConfig = field(default_factory=DataConfig)
     degradation: DegradationConfig = field(default_factory=DegradationConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
@@ -538,10 +557,10 @@ DEMO = Config(
 
 
 def config_from_dict(cls: type, values: dict[str, Any]) -> Any:
-    """The dataclass `cls` from what `config_to_dict` made of one."""
+    """The dataclass `cls` from what `config_to_dict` made of one; ValueError if it does not fit."""
     kinds = typing.get_type_hints(cls)
     if unknown := values.keys() - kinds.keys():
-        raise SharpeningError(f"{cls.__name__} has no setting {', '.join(sorted(unknown))}")
+        raise ValueError(f"{cls.__name__} has no setting {', '.join(sorted(unknown))}")
 
     def restore(kind: Any, value: Any) -> Any:
         if dataclasses.is_dataclass(kind):
@@ -550,6 +569,17 @@ def config_from_dict(cls: type, values: dict[str, Any]) -> Any:
         return Path(value) if isinstance(value, str) and kind in (Path, Path | None) else value
 
     return cls(**{name: restore(kinds[name], value) for name, value in values.items()})
+
+
+def stored_config(cls: type, values: dict[str, Any], path: Path) -> Any:
+    """`config_from_dict` of what the checkpoint `path` holds."""
+    try:
+        return config_from_dict(cls, values)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise SharpeningError(
+            f"the settings in {path} do not fit this version of the script ({error}): use the "
+            "version that wrote it, or train anew"
+        ) from error
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
@@ -590,7 +620,7 @@ class Runtime:
     def compiled(self, module: nn.Module) -> nn.Module:
         """`module` through torch.compile: for the first size it meets, from the second on for all.
         Raises `SharpeningError` where the C++ compiler is missing that this takes on a CPU."""
-        compiler = os.environ.get("CXX", "g++")
+        compiler = shlex.split(os.environ.get("CXX", "g++"))[0]
         if self.device.type == "cpu" and not shutil.which(compiler):
             raise SharpeningError(
                 f"torch.compile needs the C++ compiler {compiler}, which is not installed: install "
@@ -795,7 +825,8 @@ def find_pairs(folder: Path, config: DataConfig) -> list[Pair]:
         if sharp is not None:
             blurred = next((name for name in config.blurred_names if name in children), None)
             pairs += match_pairs(here / sharp, blurred and here / blurred, here.relative_to(folder))
-            children.clear()
+            read = {*config.sharp_names, *config.blurred_names}
+            children[:] = [name for name in children if name not in read]
     if not pairs:
         raise SharpeningError(
             f"no images in {folder}: it needs a folder {' or '.join(config.sharp_names)} with "
@@ -989,15 +1020,21 @@ def join_items(items: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...] | Sharpeni
     return next(errors, None) or tuple(torch.cat(parts) for parts in zip(*items, strict=True))
 
 
-def raise_errors(loader: Iterable[Any]) -> Iterator[Any]:
+def raise_errors(loader: DataLoader) -> Iterator[Any]:
     """What a loader gives, with the errors that its workers handed over raised.
 
-    To be closed: that ends the workers, which a traceback kept somewhere would leave waiting.
+    To be closed: that ends the workers, for which the process would wait for ever at its end, since
+    they ignore signals and any traceback may keep them.
     """
-    for each in loader:
-        if isinstance(each, SharpeningError):
-            raise SharpeningError(str(each))
-        yield each
+    items = iter(loader)
+    try:
+        for each in items:
+            if isinstance(each, SharpeningError):
+                raise SharpeningError(str(each))
+            yield each
+    finally:
+        if loader.num_workers:
+            items._shutdown_workers()
 
 
 def training_batches(
@@ -1054,6 +1091,9 @@ class TestImages(Dataset):
             blurry, sharp = read_pair(self.pairs[index])
         except (SharpeningError, MediaError) as error:
             return SharpeningError(str(error))
+        if min(sharp.shape[:2]) < 11:
+            path = self.pairs[index].sharp
+            return SharpeningError(f"{path} is smaller than SSIM's window of 11 pixels: remove it")
         if self.pairs[index].blurry is None:
             image = torch.from_numpy(sharp).permute(2, 0, 1)[None].float() / 255
             image = degrade(image, generators_for(2**31, [index]), self.config.degradation)
@@ -1603,21 +1643,27 @@ def restormer_sizes(weights: dict[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def restormer_from_weights(path: Path) -> Restormer:
-    """The frozen teacher of a weights file, its sizes inferred from them.
-
-    Reads a state dict, plain or under params, params_ema or state_dict, in the released names.
-    Raises SharpeningError if the file is missing, unreadable or of another architecture.
-    """
+def check_teacher(path: Path) -> None:
+    """Raises SharpeningError that says where to get it, if there is no such weights file."""
     if not path.is_file():
         raise SharpeningError(
             f"there are no teacher weights {path}: download motion_deblurring.pth from "
             "https://github.com/swz30/Restormer/releases and put it there, or give others with "
             "--teacher.weights; --demo runs with a small teacher that ships"
         )
+
+
+def restormer_from_weights(path: Path) -> Restormer:
+    """The frozen teacher of a weights file, its sizes inferred from them.
+
+    Reads a state dict in the released names, plain or under the first there is of ema, params_ema,
+    params and state_dict. Raises SharpeningError if the file is missing, unreadable or of another
+    architecture.
+    """
+    check_teacher(path)
     weights = load_checkpoint(path)
-    for key in ("params", "params_ema", "state_dict"):
-        weights = weights.get(key, weights)
+    kept = ("ema", "params_ema", "params", "state_dict")
+    weights = next((weights[key] for key in kept if key in weights), weights)
     weights = {name.removeprefix("module."): value for name, value in weights.items()}
     try:
         teacher = Restormer(**restormer_sizes(weights))
@@ -1686,7 +1732,7 @@ def load_vgg(path: Path | None) -> nn.Sequential:
         net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except UNREADABLE as error:
         what = f"the VGG-19 weights {path or 'of torchvision'} cannot be had"
-        raise SharpeningError(f"{what} ({str(error).splitlines()[0]}): {advice}") from error
+        raise SharpeningError(f"{what} ({reason(error)}): {advice}") from error
     return net.features
 
 
@@ -1849,20 +1895,12 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
 
 
 def save_checkpoint(path: Path, payload: dict[str, Any]) -> None:
-    """`torch.save` under a temporary name, then a rename: an interruption leaves the old file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(payload, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise SharpeningError(
-            f"{path} cannot be written ({error.strerror}): check its folder and its free space"
-        ) from error
+    """`torch.save` under a temporary name, then a rename: an interruption leaves the old file.
+    Raises `MediaError` if the file system refuses."""
+    whole = io.BytesIO()  # what torch.save raises on a full disk is no OSError
+    torch.save(payload, whole)
+    with media_files.replaced_when_done(path) as temporary:
+        temporary.write_bytes(whole.getbuffer())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -1872,10 +1910,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SharpeningError(
-            f"{path} is no readable checkpoint ({reason}): it may be cut short; download or "
-            "copy it again, or give another with --checkpoint"
+            f"{path} is no readable checkpoint ({reason(error)}): it may be cut short; download or "
+            "copy it again, or give another"
         ) from error
     if not isinstance(payload, dict):
         raise SharpeningError(f"{path} holds a {type(payload).__name__}, not a checkpoint")
@@ -1896,14 +1933,15 @@ def load_student(path: Path) -> "SEUNet":
             f"{path} is not a student of this script (it holds: {', '.join(list(payload)[:5])}); "
             "train one, or give another with --checkpoint"
         )
-    student = SEUNet(config_from_dict(StudentConfig, payload["student"]))
+    student = SEUNet(stored_config(StudentConfig, payload["student"], path))
     weights = payload.get("ema", payload["params"])
     load_strictly(student, {k: v.float() for k, v in weights.items()}, path)
     return student.eval().requires_grad_(False)
 
 
 def load_strictly(net: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    """`load_state_dict`, whose failure names the file and the first differing keys."""
+    """`load_state_dict`, whose failure names the file and the first differing keys, or those that
+    are not finite: a back end in 8 bits would make them black pictures."""
     own = {name: value.shape for name, value in net.state_dict().items()}
     theirs = {name: value.shape for name, value in weights.items()}
     if differing := [n for n in own.keys() | theirs.keys() if own.get(n) != theirs.get(n)]:
@@ -1911,6 +1949,11 @@ def load_strictly(net: nn.Module, weights: dict[str, Tensor], path: Path) -> Non
         raise SharpeningError(
             f"{path} does not fit {type(net).__name__}: {len(differing)} entries differ, such as "
             f"{shown}; it belongs to another architecture or other sizes"
+        )
+    if broken := [name for name, value in weights.items() if not value.isfinite().all()]:
+        raise SharpeningError(
+            f"{path} is spoilt: {len(broken)} of its weights are not finite, such as {broken[0]}; "
+            "take an earlier checkpoint"
         )
     net.load_state_dict(weights)
 
@@ -2318,9 +2361,9 @@ def evaluate_quality(
     )
     measures, fitting = ("psnr", "ssim", "worse"), {name: {} for name in nets}
     sums = dict.fromkeys((f"{m}_{name}" for name in ("blurry", *nets) for m in measures), 0.0)
-    bar = tqdm(loader, "evaluate", disable=not runtime.is_main, leave=False)
-    with contextlib.closing(raise_errors(bar)) as rows:
-        for index, blurry, sharp in rows:
+    with contextlib.closing(raise_errors(loader)) as rows:
+        bar = tqdm(rows, "evaluate", len(share), disable=not runtime.is_main, leave=False)
+        for index, blurry, sharp in bar:
             blurry, sharp = blurry.numpy(), sharp.numpy()  # the loader hands over tensors
             shown = {"blurry": blurry}
             for name, net in nets.items():
@@ -2368,7 +2411,7 @@ def evaluate_speed(net: Net, config: Config, runtime: Runtime) -> dict[str, floa
     rates = {}
     for name, (H, W, tile) in SPEED_SIZES.items():
         frame = demo_frame(H, W)
-        settings = dataclasses.replace(config.infer_config, tile=tile)
+        settings = dataclasses.replace(config.infer_config, tile=tile, overlap=InferConfig.overlap)
         if tile is None:
             work = functools.partial(run_net, net, to_tensor(frame, runtime.device), runtime)
         else:
@@ -2722,6 +2765,8 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     step: int = 0
+    evaluated: int = 0
+    """The last step after which the network was evaluated."""
     best: float = -math.inf
 
     def payload(self, config: Config) -> dict[str, Any]:
@@ -2733,6 +2778,7 @@ class TrainState:
             optimizer=self.optimizer.state_dict(),
             scaler=self.scaler.state_dict(),
             step=self.step,
+            evaluated=self.evaluated,
             best=self.best,
             config=config_to_dict(config),
         )
@@ -2740,8 +2786,12 @@ class TrainState:
     def restore(self, path: Path) -> None:
         """Go back to what last.pth holds."""
         payload = load_checkpoint(path)
-        if missing := {"ema", "optimizer", "step"} - payload.keys():
-            raise SharpeningError(f"{path} cannot be resumed, it lacks {', '.join(missing)}")
+        needed = {"params", "ema", "projections", "optimizer", "scaler", "step", "best"}
+        if missing := needed - payload.keys():
+            raise SharpeningError(
+                f"{path} cannot be resumed, it lacks {', '.join(sorted(missing))}: give the folder "
+                "of a last.pth that training wrote as --train.folder"
+            )
         load_strictly(self.trainee.net, payload["params"], path)
         if bool(payload["projections"]) != bool(self.trainee.projections):
             raise SharpeningError(
@@ -2755,6 +2805,7 @@ class TrainState:
         if payload["scaler"]:  # empty if the run was not in fp16
             self.scaler.load_state_dict(payload["scaler"])
         self.step, self.best = payload["step"], payload["best"]
+        self.evaluated = payload.get("evaluated", self.step)  # older files do not tell
 
 
 def fresh_state(config: Config, teacher: Restormer | None, runtime: Runtime) -> TrainState:
@@ -2864,12 +2915,11 @@ class RunLog:
         with self.path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
-    def strips(self, step: int, folder: Path) -> None:
-        """The first evaluation strips, `blurry | restored | sharp`, as TensorBoard images."""
-        found = natsorted(folder.rglob("*_strip.png")) if self.runtime.is_main else []
-        for path in found[:4]:
-            name = path.relative_to(folder).as_posix().removesuffix("_strip.png")
-            self.board.add_image(name, np.asarray(Image.open(path)), step, dataformats="HWC")
+    def strips(self, step: int, paths: Sequence[Path]) -> None:
+        """Evaluation strips, `blurry | restored | sharp`, as TensorBoard images."""
+        for path in paths if self.runtime.is_main else ():
+            strip = np.asarray(Image.open(path))
+            self.board.add_image(path.stem.removesuffix("_strip"), strip, step, dataformats="HWC")
 
 
 def check_finite(
@@ -2936,6 +2986,7 @@ def keep_taught(pairs: Sequence[Pair], config: Config, runtime: Runtime) -> list
             "on real pairs, with --data.synthetic-share 0 if there are other images"
         )
     weights, cache = config.teacher.weights, config.teacher.cache
+    check_teacher(weights)
     folder = cache / hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
     real = [dataclasses.replace(pair, taught=folder / f"{pair.name}.png") for pair in real]
     missing = [pair for pair in real[runtime.rank :: runtime.world] if not is_kept(pair)]
@@ -2970,12 +3021,23 @@ def train(config: Config, runtime: Runtime) -> Path:
         f"{runtime.precision}"
     )
 
+    def save() -> None:
+        runtime.save(settings.folder / "last.pth", state.payload(config))
+
+    def evaluate_when_due() -> None:
+        due = state.step % (settings.evaluate_every * steps_per_epoch) == 0 or state.step == steps
+        if due and state.evaluated < state.step:
+            save()  # lest a test image that cannot be read costs steps
+            evaluate_training(state, images, runtime, log)
+            save()
+
     with (
         StopSignal(runtime) as stop,
         RunLog(config, steps, state.step, runtime) as log,
         contextlib.closing(training_batches(dataset, first_micro, runtime)) as loaded,
     ):
         batches = enumerate(loaded, first_micro)
+        evaluate_when_due()  # where the run was interrupted in an evaluation
         while state.step < steps:
             for group in state.optimizer.param_groups:
                 group["lr"] = learning_rate(state.step, steps, settings)
@@ -3008,17 +3070,14 @@ def train(config: Config, runtime: Runtime) -> Path:
             update_ema(state.ema, state.trainee.net, ema_decay(state.step, settings.ema_decay))
 
             log.step(state)
-            if state.step % (settings.evaluate_every * steps_per_epoch) == 0 or state.step == steps:
-                # before, lest a test image that cannot be read costs steps; after, for `best`
-                runtime.save(settings.folder / "last.pth", state.payload(config))
-                evaluate_training(state, images, runtime, log)
+            evaluate_when_due()
             leaving = stop.wanted()
             if (
                 leaving
                 or state.step % settings.save_every == 0
                 or state.step % steps_per_epoch == 0
             ):
-                runtime.save(settings.folder / "last.pth", state.payload(config))
+                save()
             if leaving:
                 runtime.say(f"stopped after step {state.step} of {steps}; go on with --resume")
                 raise SystemExit(128 + (stop.number or signal.SIGTERM))
@@ -3047,12 +3106,13 @@ def evaluate_training(state: TrainState, images: TestImages, runtime: Runtime, l
     settings, samples = images.config.train, images.config.train.samples
     result = evaluate_quality({"restored": state.ema}, images, runtime, samples)
     log.scalars(state.step, {f"test/{name}": value for name, value in result.items()})
-    log.strips(state.step, samples)
+    log.strips(state.step, [samples / f"{pair.name}_strip.png" for pair in images.pairs[:4]])
     runtime.say(
         f"step {state.step}: test PSNR {result['psnr_restored']:.2f} dB (blurry "
         f"{result['psnr_blurry']:.2f}), SSIM {result['ssim_restored']:.4f} "
         f"(blurry {result['ssim_blurry']:.4f})"
     )
+    state.evaluated = state.step
     if result["psnr_restored"] > state.best:
         state.best = result["psnr_restored"]
         payload = network_payload(state.ema, step=state.step, psnr=state.best)
@@ -3077,17 +3137,37 @@ class FirstLook:
 
     demo: bool = False
     resume: bool = False
+    size: Literal["standard", "live"] | None = None
     train: FolderOfRun = field(default_factory=FolderOfRun)
 
 
+MODES = {
+    "input": ["infer"],
+    "output": ["infer"],
+    "checkpoint": ["infer", "evaluate"],
+    "teacher_too": ["evaluate"],
+}
+"""Flag -> the modes that it is for."""
+
+
 def read_config(arguments: Sequence[str] | None = None) -> Config:
-    """The command line as a Config; --demo and --resume change the defaults of all else."""
+    """The command line as a Config; --demo, --resume and --size change the defaults of all else."""
     look, _ = tyro.cli(FirstLook, args=arguments, return_unknown_args=True, add_help=False)
     default = DEMO if look.demo else Config()
     if look.resume:
-        last = (look.train.folder or default.train.folder) / "last.pth"
-        default = config_from_dict(Config, load_checkpoint(last).get("config", {}))
-    return tyro.cli(Config, args=arguments, default=default, description=__doc__)
+        folder = look.train.folder or default.train.folder
+        stored = load_checkpoint(folder / "last.pth").get("config", {})
+        default = stored_config(Config, stored, folder / "last.pth")
+        train = dataclasses.replace(default.train, folder=folder)  # it may have been copied
+        default = dataclasses.replace(default, train=train)
+    if look.size:
+        default = dataclasses.replace(default, student=STUDENT_SIZES[look.size])
+    config = tyro.cli(Config, args=arguments, default=default, description=__doc__)
+    for flag, modes in MODES.items():
+        if getattr(config, flag) and not any(getattr(config, mode) for mode in modes):
+            wanted = " or ".join(f"--{mode}" for mode in modes)
+            raise SharpeningError(f"--{flag.replace('_', '-')} is for {wanted}: add it")
+    return config
 
 
 def run_demo(config: Config, runtime: Runtime) -> None:
@@ -3113,9 +3193,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SharpeningError, MediaError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"error: {error}: check that path and the disk's free space", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
     except torch.OutOfMemoryError as error:
         advice = "use a smaller --data.batch-size and more --train.accumulation, or --data.crop"
         print(f"error: {error}\nThe GPU's memory is full: {advice}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):  # raised wherever the death is noticed
+            raise
+        advice = "if memory ran out, use fewer --data.workers or a smaller --data.cache-gb"
+        print(f"error: a process that reads images ended: {error}: {advice}", file=sys.stderr)
         return 1
     return 0
 

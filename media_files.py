@@ -130,7 +130,7 @@ def replaced_when_done(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except (OSError, av.FFmpegError) as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            advice = "the disk is full: free some space and run again, finished files are skipped"
+            advice = "the disk is full: free some space and run again"
             raise MediaError(path, f"cannot be written, {advice}") from error
         raise MediaError(path, f"cannot be written ({error.strerror or error})") from error
     finally:

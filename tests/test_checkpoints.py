@@ -1,5 +1,7 @@
 """Checkpoints: written whole or not at all, read strictly, and what is foreign is named."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from conftest import TINY_STUDENT, changed
@@ -33,19 +35,57 @@ def test_half_precision_weights_load(student_file, tmp_path):
     assert {p.dtype for p in script.load_student(path).parameters()} == {torch.float32}
 
 
-def test_an_interrupted_save_leaves_the_old_file(student_file, monkeypatch):
+def test_a_full_disk_leaves_the_old_file(student_file, monkeypatch):
     path, _ = student_file
-    before = path.read_bytes()
+    before, files = path.read_bytes(), set(path.parent.iterdir())
+    write = Path.write_bytes
 
-    def full(payload, file):
-        file.write(b"half of it")
+    def full(self, content):
+        write(self, content[:9])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(script.SharpeningError, match=r"student\.pth.*space"):
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(script.MediaError, match=r"student\.pth.*disk is full"):
         script.save_checkpoint(path, {})
     assert path.read_bytes() == before
-    assert list(path.parent.glob("*.part")) == []
+    assert set(path.parent.iterdir()) == files
+
+
+def test_weights_that_are_not_finite_are_refused(student_file):
+    path, student = student_file
+    next(student.parameters()).data[0] = float("nan")
+    script.save_checkpoint(path, script.network_payload(student))
+    with pytest.raises(script.SharpeningError, match=r"student\.pth is spoilt: 1 of its weights"):
+        script.load_student(path)
+
+
+def test_a_file_that_could_run_code_is_not_recommended(tmp_path):
+    torch.save(Runs(), tmp_path / "evil.pth")
+    with pytest.raises(script.SharpeningError, match=r"evil\.pth .*no file of weights") as caught:
+        script.load_checkpoint(tmp_path / "evil.pth")
+    assert "weights_only" not in str(caught.value)
+
+
+class Runs:
+    """Something that only unpickling with code can rebuild."""
+
+
+def test_settings_of_another_version_name_the_file(student_file):
+    path, _ = student_file
+    payload = script.load_checkpoint(path)
+    for wrong in ({"colour": 1}, {"stem": 1, "encoder": [1], "decoder": [1]}):
+        script.save_checkpoint(path, payload | {"student": wrong})
+        with pytest.raises(script.SharpeningError, match=r"student\.pth do not fit this version"):
+            script.load_student(path)
+
+
+def test_of_several_kinds_of_weights_the_averaged_ones_teach(teacher_file, tmp_path):
+    payload = script.load_checkpoint(teacher_file)
+    average = {name: value + 1 for name, value in payload["params"].items()}
+    for name in ("ema", "params_ema"):
+        script.save_checkpoint(tmp_path / "both.pth", payload | {name: average})
+        teacher = script.restormer_from_weights(tmp_path / "both.pth")
+        assert torch.equal(teacher.patch_embed.proj.weight, average["patch_embed.proj.weight"])
 
 
 def test_missing_truncated_and_foreign_files_are_named(student_file, tmp_path, teacher_file):
@@ -108,7 +148,7 @@ def test_config_survives_its_checkpoint(config, tmp_path):
 
 
 def test_unknown_settings_are_named():
-    with pytest.raises(script.SharpeningError, match="colour"):
+    with pytest.raises(ValueError, match="colour"):
         script.config_from_dict(script.StudentConfig, {"colour": 1})
 
 

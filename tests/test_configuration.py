@@ -57,6 +57,21 @@ def test_resume_takes_the_saved_settings_and_flags_still_count(config):
     assert resumed.data == config.data
 
 
+def test_a_copied_run_goes_on_where_it_lies(config, tmp_path):
+    copied = tmp_path / "copied"
+    script.save_checkpoint(copied / "last.pth", {"config": script.config_to_dict(config)})
+    resumed = script.read_config(["--resume", "--train.folder", str(copied)])
+    assert resumed.train.folder == copied
+
+
+def test_a_size_sets_the_student_and_flags_still_count():
+    live = script.STUDENT_SIZES["live"]
+    assert script.read_config(["--size", "live"]).student == live
+    wider = script.read_config(["--demo", "--size", "live", "--student.width", "24"])
+    assert wider.student == dataclasses.replace(live, width=24)
+    assert wider.demo
+
+
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
@@ -76,6 +91,16 @@ def test_resume_takes_the_saved_settings_and_flags_still_count(config):
         (["--infer-config.overlap", "600"], "twice the overlap"),
         (["--device", "gpu"], "cuda"),
         (["--evaluate", "--infer"], "at most one"),
+        (["--infer-config.tile", "0"], "twice the overlap"),
+        (["--train.clip-norm", "-1"], "clip_norm must not be negative"),
+        (["--train.seed", "-1"], "seed must not be negative"),
+        (["--train.cycle-growth", "-1"], "above 0"),
+        (["--data.workers", "-1"], "must not be negative"),
+        (["--student.width", "0"], "at least 1"),
+        (["--input", "photo.jpg"], "--input is for --infer"),
+        (["--demo", "--output", "here"], "--output is for --infer"),
+        (["--checkpoint", "a.pth"], "--checkpoint is for --infer or --evaluate"),
+        (["--infer", "--teacher-too"], "--teacher-too is for --evaluate"),
     ],
 )
 def test_impossible_settings_say_why(flags, reason, capsys):
@@ -89,6 +114,24 @@ def test_impossible_settings_say_why(flags, reason, capsys):
     text = " ".join((shown.out + shown.err).replace("│", " ").split())
     assert reason in text
     assert "Traceback" not in text
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(config, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    flags = ["--demo", "--train.folder", str(tmp_path / "file" / "run")]
+    assert script.main(flags) == 1
+    shown = capsys.readouterr().err
+    assert "file" in shown
+    assert "Traceback" not in shown
+
+
+def test_ctrl_c_is_no_traceback(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(script, "evaluate", interrupted)
+    assert script.main(["--evaluate", "--device", "cpu"]) == 130
+    assert capsys.readouterr().err == "stopped\n"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -180,6 +181,45 @@ def test_a_damaged_image_met_by_a_worker_is_named_and_loses_nothing(config, run,
     assert "Traceback" not in str(caught.value)
     if split == "test":  # met by the evaluation after the first epoch
         assert script.load_checkpoint(config.train.folder / "last.pth")["step"] == 3
+
+
+def test_an_evaluation_that_failed_is_made_up_for(config, run, tmp_path):
+    unbroken = weights(run(config))
+    broken = changed(config, train={"folder": tmp_path / "broken"})
+    path = config.data.root / "test" / "sharp" / "2.png"
+    whole = path.read_bytes()
+    for damage in range(2):  # at the evaluation of step 3, then at that of step 6
+        path.write_bytes(whole[:900])
+        with pytest.raises(script.SharpeningError, match=r"sharp.2\.png"):
+            run(changed(broken, resume=damage > 0, train={"epochs": 1 + damage}))
+        path.write_bytes(whole)
+        final = run(changed(broken, resume=True, train={"epochs": 1 + damage}))
+    assert same(weights(final), unbroken)
+    tested = [line["step"] for line in lines(broken.train.folder) if "test/psnr_restored" in line]
+    assert tested == [3, 6]
+    assert (broken.train.folder / "best.pth").is_file()
+
+
+def test_a_reader_that_is_killed_is_an_error_that_ends_the_process(config, tmp_path):
+    """As by Linux when memory is full: the other worker ignores signals and must end too."""
+    flags = ["--train.steps-per-epoch", "100000", "--data.batch-size", 4, "--data.workers", 2]
+    call = command(config, tmp_path, *flags, "--train.folder", tmp_path / "killed")
+    process = subprocess.Popen(
+        [sys.executable, *call], stderr=subprocess.PIPE, text=True, env=environment()
+    )
+    try:
+        while not (tmp_path / "killed" / "metrics.jsonl").is_file():
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.1)
+        time.sleep(1)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+        shown = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert "error: a process that reads images ended" in shown
+    assert "Traceback" not in shown
 
 
 def test_switching_the_feature_term_at_resume_is_refused(config, run):
