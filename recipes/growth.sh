@@ -4,4 +4,5 @@
 # $2: the plot (runs/growth.png).
 set -euo pipefail
 cd "$(dirname "$0")/.."
+export GOMP_SPINCOUNT=10000  # as the script sets for itself
 python tools/growth.py "${1:-model_checkpoints/student_live.pth}" --out "${2:-runs/growth.png}"

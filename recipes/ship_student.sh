@@ -5,8 +5,9 @@
 # learning rates differ a little.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+data=${1:?a data set} balanced_data=${2:?the same with the pairs of the smaller scene twice}
 run=(python main_sharpening_script.py --train.folder runs/standard)
-"${run[@]}" --data.root "$1" --train.samples runs/standard/samples \
+"${run[@]}" --data.root "$data" --train.samples runs/standard/samples \
   --teacher.no-enabled --loss.perceptual 0 --loss.feature 0 --loss.kl 0 --loss.ssim 0 --loss.frequency 1 \
   --data.crop 128 --data.batch-size 8 --data.crops-per-image 2 --data.workers 0 --data.synthetic-share 0.6 \
   --degradation.motion 0.6 --degradation.video-call 0.3 --degradation.length 0 40 --degradation.length-power 2 \
@@ -53,12 +54,12 @@ timeout --signal TERM "${STRETCH_SECONDS:-1000}" "${run[@]}" --resume --train.ep
 # with the pairs of the smaller scene there twice (copied: a link to the same folder counts once)
 balanced=("${transfer[@]}" --data.synthetic-share 0.55 --degradation.motion 0.6 --degradation.video-call 0.35
   --data.reduction 1 3)
-"${run[@]}" --data.root "$2" --resume --train.epochs 162 --train.cycle-growth 0.1654 "${balanced[@]}"
+"${run[@]}" --data.root "$balanced_data" --resume --train.epochs 162 --train.cycle-growth 0.1654 "${balanced[@]}"
 
 # live: to step 20,000, with more lens blur to 29,000, with the video calls to 49,896 of a plan of 50,000, and reduced to
 # 75,319 (planned for 85,000 until 64,825, for 78,000 until 71,458, for 130,000 from 71,500), then like standard to
 # 85,207 of a plan of 88,000 and to 96,000
-python main_sharpening_script.py --data.root "$1" --train.folder runs/live --train.samples runs/live/samples \
+python main_sharpening_script.py --data.root "$data" --train.folder runs/live --train.samples runs/live/samples \
   --student.width 16 --student.max-width 96 --student.encoder 0 0 1 --student.middle 4 --student.decoder 0 1 1 \
   --teacher.no-enabled --loss.perceptual 0 --loss.feature 0 --loss.kl 0 --loss.ssim 0 --loss.frequency 1 \
   --data.crop 128 --data.batch-size 8 --data.crops-per-image 2 --data.workers 0 --data.synthetic-share 0.3 \
@@ -71,7 +72,7 @@ timeout --signal TERM "${STRETCH_SECONDS:-3000}" "${live[@]}" --train.epochs 100
 timeout --signal TERM "${STRETCH_SECONDS:-420}" "${live[@]}" --train.epochs 260 || [ $? = 124 ]
 timeout --signal TERM "${STRETCH_SECONDS:-1000}" "${live[@]}" --train.epochs 176 --train.cycle-growth 0.1685 \
   --train.learning-rate 7e-4 "${transfer[@]}" || [ $? = 124 ]
-"${live[@]}" --data.root "$2" --train.epochs 192 --train.cycle-growth 0.1267 "${balanced[@]}"
+"${live[@]}" --data.root "$balanced_data" --train.epochs 192 --train.cycle-growth 0.1267 "${balanced[@]}"
 
 # what ships: the averaged weights, rounded to half precision, pooling over windows (recipes/pooling.sh)
 python - <<'P'

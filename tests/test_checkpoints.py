@@ -155,6 +155,8 @@ def test_unknown_settings_are_named():
 def test_default_checkpoint_prefers_given_then_newest_then_shipped(config, tmp_path):
     import os
 
+    shipped = script.HERE / "model_checkpoints" / "student_pretrained.pth"
+    assert script.default_checkpoint(config) == shipped
     given = changed(config, checkpoint=tmp_path / "x.pth")
     assert script.default_checkpoint(given) == tmp_path / "x.pth"
     config.train.folder.mkdir()

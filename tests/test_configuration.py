@@ -16,7 +16,8 @@ def test_importing_does_nothing():
         "a = torch.get_rng_state().sum(); import main_sharpening_script;"
         "assert torch.get_rng_state().sum() == a and not torch.cuda.is_initialized()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    call = [sys.executable, "-c", code]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=120, cwd=script.HERE)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

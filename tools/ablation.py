@@ -14,7 +14,7 @@ import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
@@ -40,8 +40,7 @@ class AblationConfig:
     student: tyro.conf.Suppress[script.StudentConfig] = script.STUDENT_SIZES["live"]
     vgg_weights: Path | None = None
     """VGG-19 ImageNet weights, which add the perceptual term."""
-    device: str = "auto"
-    """cpu, cuda, or auto."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
 def variants(config: AblationConfig) -> dict[str, script.LossConfig]:
@@ -107,7 +106,8 @@ def main(config: AblationConfig) -> None:
     results: dict[str, list[dict[str, float]]] = {name: [] for name in variants(config)}
     for seed in config.seeds:
         for name, loss in variants(config).items():
-            folder = config.folder / f"{name.replace(' ', '')}_{seed}"
+            run = f"{name.replace(' ', '')}_{config.steps}_{config.crop}_{seed}"
+            folder = config.folder / run
             done = folder / "result.json"
             if not done.exists():
                 result = train_and_measure(loss, seed, folder, config)

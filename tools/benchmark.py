@@ -6,7 +6,7 @@
 
 A model is a checkpoint or, untrained, a size of the student; `--module` adds any network by import
 path. Every round times each candidate once, so that a change of the machine's mood meets all; the
-ratio is to the first. Nothing is set that is not said: threads stay PyTorch's unless given. With
+ratio is to the first. Memory is kept as in the script; threads stay PyTorch's unless given. With
 `--streams 2` calls run side by side on shares of the cores, as in `--infer`: more frames per second
 than one after the other, each of them later.
 """
@@ -177,6 +177,8 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
 
 def main(config: BenchmarkConfig) -> None:
     script.keep_memory()
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise script.SharpeningError("PyTorch finds no GPU (or is its CPU build): --device cpu")
     if config.threads:
         torch.set_num_threads(config.threads)
     under = {"clock": config.clock, **conditions(config.device)}

@@ -78,6 +78,7 @@ def time_and_peak(
 
 def sharpening(config: GrowthConfig, megapixels: float) -> dict[str, Any]:
     """Cost of sharpening one image of this area, from array to array."""
+    script.keep_memory()
     device = torch.device(config.device)
     runtime = script.Runtime(device, script.pick_dtype(config.precision, device))
     settings = script.InferConfig(backend=config.backend)

@@ -90,12 +90,20 @@ def main(config: ParetoConfig) -> None:
     points = read_points(config.measured)
     with replaced_when_done(config.output) as temporary:
         draw(points, config.title).savefig(temporary, dpi=150)
-    best = [point["name"] for point in frontier(points)]
+    best = frontier(points)
     print(f"{'name':<28} {'ms':>9} {'PSNR dB':>8}  unbeaten")
     for point in sorted(points, key=lambda point: point["ms"]):
-        mark = "yes" if point["name"] in best else ""
+        mark = "yes" if point in best else ""
         print(f"{point['name']:<28} {point['ms']:>9.2f} {point['psnr']:>8.2f}  {mark}")
-    print(json.dumps({"plot": str(config.output), "points": len(points), "unbeaten": best}))
+    print(
+        json.dumps(
+            {
+                "plot": str(config.output),
+                "points": len(points),
+                "unbeaten": [p["name"] for p in best],
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -44,10 +44,9 @@ class PipelineConfig:
     """Frames of the 720p video."""
     rounds: int = 2
     """Measurements of each stage and of the whole, in turn; medians are shown."""
-    backend: str = "auto"
+    backend: Literal["auto", "pytorch", "compiled", "openvino", "openvino-int8"] = "auto"
     """`--infer-config.backend`."""
-    device: str = "auto"
-    """cpu, cuda, or auto."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
 def write_images(folder: Path, count: int, size: tuple[int, int], suffix: str) -> None:

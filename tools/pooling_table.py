@@ -12,6 +12,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -36,8 +37,7 @@ class TableConfig:
     """Sides of tiles, pixels; 0 computes the image whole."""
     overlap: int = 64
     """Pixels shared by neighbouring tiles."""
-    device: str = "auto"
-    """cpu, cuda, or auto."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     data: script.DataConfig = field(default_factory=script.DataConfig)
     """Names of the folders of sharp and blurred images."""
 

@@ -90,10 +90,11 @@ def main(config: LossInQualityConfig) -> None:
     if config.threads:
         torch.set_num_threads(config.threads)
     student = load_student(config.checkpoint)
+    pairs = spread(find_pairs(config.pairs, DataConfig()), config.images)
     ways = openvino_ways(student) | pytorch_ways(student, config.device)
     values: dict[str, list[float]] = {name: [] for name in ("blurry", *ways)}
     nearness: dict[str, list[float]] = {name: [] for name in ways}
-    for pair in spread(find_pairs(config.pairs, DataConfig()), config.images):
+    for pair in pairs:
         blurry, sharp = read_pair(pair)
         values["blurry"].append(psnr(blurry, sharp))
         restored = {name: way(blurry) for name, way in ways.items()}

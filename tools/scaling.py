@@ -1,9 +1,9 @@
 """What several processes should gain, on paper: `python tools/scaling.py --train.accumulation 4`.
 
 Takes the flags of the main script. Measured: seconds of one optimizer step on this device, from
-forward passes to Adam. Known: bytes of the gradients. Assumed: a ring all-reduce, 2 (n - 1) / n
-times the gradients through the slowest link, after the backward pass (DistributedDataParallel
-hides a part of it behind that), and data that never waits.
+blurring to Adam, without waiting for data. Known: bytes of the gradients. Assumed: a ring
+all-reduce, 2 (n - 1) / n times the gradients through the slowest link, after the backward pass
+(DistributedDataParallel hides a part of it behind that).
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = script.read_config(arguments)
     with script.start_runtime(config) as runtime:
         replaced = {"evaluate_training": lambda *_: None}
-        rate = training_rate(config, runtime, STEPS, replaced)["crops_per_second"]
-        seconds = config.data.batch_size * config.train.accumulation / rate
+        found = training_rate(config, runtime, STEPS, replaced)
+        crops = config.data.batch_size * config.train.accumulation
+        seconds = crops / found["crops_per_second"] * (1 - found["waiting_for_data"])
         device = script.device_name(runtime)
     gradients = 4.0 * script.parameters(script.build_network(config))
     print(f"\none step {seconds * 1e3:.1f} ms on {device}, gradients {gradients / 1e6:.1f} MB")

@@ -82,6 +82,7 @@ def works(config: PassConfig) -> dict[str, Callable[[], Any]]:
 
 
 def main(config: PassConfig) -> None:
+    script.keep_memory()
     runtime = script.Runtime(torch.device(config.device), torch.float32)
     seconds = time_in_turn(works(config), runtime, BenchmarkConfig(rounds=config.rounds))
     ms = {name: 1e3 * statistics.median(values) for name, values in seconds.items()}

@@ -9,6 +9,7 @@ measures the result.
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -25,7 +26,9 @@ def main(arguments: list[str]) -> int:
     module, settings, *flags = arguments
     load_peer(module, settings)  # what is wrong with it shows now
     script.build_network = lambda config: load_peer(module, settings)
-    return script.main(flags)
+    status = script.main(flags)
+    print(json.dumps({"network": module, "arguments": json.loads(settings), "status": status}))
+    return status
 
 
 if __name__ == "__main__":

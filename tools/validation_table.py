@@ -12,6 +12,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tyro
@@ -64,8 +65,7 @@ class TableConfig:
     """The arguments of its class, JSON."""
     teacher: Path | None = None
     """Weights of a Restormer to measure beside them."""
-    device: str = "auto"
-    """cpu, cuda, or auto."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
 class UnsharpMask(torch.nn.Module):
@@ -86,8 +86,10 @@ def sets(config: TableConfig) -> dict[str, script.TestImages]:
         name, equals, folder = entry.partition("=")
         if not equals:
             raise script.SharpeningError(f"give a name for the table: some_name={entry}")
-        pairs = script.find_pairs(Path(folder), base.data)
-        blurs = CONDITIONS if entry in config.sharp else {"": base.degradation}
+        pairs, blurs = script.find_pairs(Path(folder), base.data), {"": base.degradation}
+        if entry in config.sharp:
+            pairs = [dataclasses.replace(pair, blurry=None) for pair in pairs]
+            blurs = CONDITIONS
         for condition, blur in blurs.items():
             settings = dataclasses.replace(base, degradation=blur)
             found[f"{name} {condition}".strip()] = script.TestImages(pairs, settings)
