@@ -442,7 +442,7 @@ class InferConfig:
     format: str | None = None
     """File format of the results, such as png; None: that of the source."""
     quality: int = 95
-    """Quality of JPEG and lossy WebP results, 1 to 100."""
+    """Quality of JPEG, AVIF and lossy WebP results, 1 to 100."""
     crf: int = 18
     """Constant rate factor of H.264 video results, 0 (lossless) to 51."""
     backend: Literal["auto", "pytorch", "compiled", "openvino", "openvino-int8"] = "auto"

@@ -95,15 +95,8 @@ def main(config: ParetoConfig) -> None:
     for point in sorted(points, key=lambda point: point["ms"]):
         mark = "yes" if point in best else ""
         print(f"{point['name']:<28} {point['ms']:>9.2f} {point['psnr']:>8.2f}  {mark}")
-    print(
-        json.dumps(
-            {
-                "plot": str(config.output),
-                "points": len(points),
-                "unbeaten": [p["name"] for p in best],
-            }
-        )
-    )
+    names = [point["name"] for point in best]
+    print(json.dumps({"plot": str(config.output), "points": len(points), "unbeaten": names}))
 
 
 if __name__ == "__main__":
