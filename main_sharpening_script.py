@@ -193,6 +193,8 @@ class DegradationConfig:
     response: tuple[float, float] = (0.0, 6.5)
     """Camera response k in light = expm1(k * value) / expm1(k). The k that keeps the mean of blocks
     of real pairs is 0 for GoPro `blur` and 5 to 6 for REDS; 2.2 stands for gamma 2.2."""
+    response_power: float = 3.0
+    """Responses follow a uniform number to this power: with 1, hardly any are as GoPro's."""
     highlight: tuple[float, float] = (0.0, 3.0)
     """By how much clipped white exceeded white (1): above 0, lights draw saturated streaks."""
     highlight_power: float = 10.0
@@ -235,7 +237,7 @@ class DegradationConfig:
             raise ValueError(
                 f"motion + video_call must not exceed 1: {self.motion + self.video_call}"
             )
-        for name in ("spacing", "length_power", "highlight_power", "lens_radius"):
+        for name in ("spacing", "length_power", "response_power", "highlight_power", "lens_radius"):
             if np.min(getattr(self, name)) <= 0:
                 raise ValueError(f"{name} must be above 0: {getattr(self, name)}")
         if self.rescale[0] < 1:
@@ -366,6 +368,9 @@ class TrainConfig:
 
     network: Literal["student", "restormer"] = "student"
     """What is trained: the student, or a Restormer from scratch that can teach later."""
+    initial_weights: Path | None = None
+    """Checkpoint to begin with, such as the shipped student to adapt to other pairs; its settings
+    become the student's. None: random weights."""
     epochs: int = 50
     """Passes over the training images."""
     steps_per_epoch: int | None = None
@@ -1118,8 +1123,9 @@ class Dice:
 
     generator: torch.Generator
 
-    def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
-        return low + (high - low) * torch.rand((), generator=self.generator).item()
+    def uniform(self, low: float = 0.0, high: float = 1.0, power: float = 1.0) -> float:
+        """Between low and high; a power above 1 makes what is near low more frequent."""
+        return low + (high - low) * torch.rand((), generator=self.generator).item() ** power
 
     def chance(self, probability: float) -> bool:
         return self.uniform() < probability
@@ -1200,8 +1206,7 @@ def move(
     """Exposure of the linear-light image (3, H, W) while the camera, or an object too, moves."""
     _, H, W = light.shape
     with_object = dice.chance(config.object_chance)
-    low, high = lengths
-    drawn = [low + (high - low) * dice.uniform() ** config.length_power for _ in range(2)]
+    drawn = [dice.uniform(*lengths, config.length_power) for _ in range(2)]
     half = math.ceil(max(drawn[: 1 + with_object]) / dice.uniform(*config.spacing) / 2)
     frames = 2 * min(max(half, 3), 24) + 1  # odd, at least GoPro's 7
     radius = max(128.0, math.hypot(H, W) / 2)
@@ -1274,11 +1279,10 @@ def degrade_image(sharp: Tensor, dice: Dice, config: DegradationConfig) -> Tenso
     if kind >= config.motion + config.video_call:
         return sharp
     call = kind >= config.motion
-    response = dice.uniform(*config.response)
+    response = dice.uniform(*config.response, config.response_power)
     light = to_light(sharp, response)
     clipped = ((sharp - 0.96) / 0.04).clamp(0, 1)  # 0.96: only what the camera may have clipped
-    low, high = config.highlight
-    light = light * (1 + clipped * (low + (high - low) * dice.uniform() ** config.highlight_power))
+    light = light * (1 + clipped * dice.uniform(*config.highlight, config.highlight_power))
     if call and dice.chance(config.lens_chance):
         light = lens_blur(light, dice.uniform(*config.lens_radius), gaussian=dice.chance(0.5))
     if dice.chance(config.call_motion_chance if call else 1.0):
@@ -1661,10 +1665,7 @@ def restormer_from_weights(path: Path) -> Restormer:
     architecture.
     """
     check_teacher(path)
-    weights = load_checkpoint(path)
-    kept = ("ema", "params_ema", "params", "state_dict")
-    weights = next((weights[key] for key in kept if key in weights), weights)
-    weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    weights = network_weights(load_checkpoint(path))
     try:
         teacher = Restormer(**restormer_sizes(weights))
     except (KeyError, AttributeError, IndexError) as error:
@@ -1919,6 +1920,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return payload
 
 
+def network_weights(payload: dict[str, Any]) -> dict[str, Any]:
+    """The state dict in what a checkpoint of this or another training script holds: the averaged
+    weights where there are any."""
+    kept = ("ema", "params_ema", "params", "state_dict")
+    weights = next((payload[key] for key in kept if key in payload), payload)
+    tensors = ((name, value) for name, value in weights.items() if isinstance(value, Tensor))
+    return {name.removeprefix("module."): value for name, value in tensors}
+
+
 def network_payload(net: nn.Module, **more: Any) -> dict[str, Any]:
     """What a shipped network holds: its weights, and a student's settings, which rebuild it."""
     settings = {"student": config_to_dict(net.config)} if isinstance(net, SEUNet) else {}
@@ -1934,8 +1944,7 @@ def load_student(path: Path) -> "SEUNet":
             "train one, or give another with --checkpoint"
         )
     student = SEUNet(stored_config(StudentConfig, payload["student"], path))
-    weights = payload.get("ema", payload["params"])
-    load_strictly(student, {k: v.float() for k, v in weights.items()}, path)
+    load_strictly(student, network_weights(payload), path)
     return student.eval().requires_grad_(False)
 
 
@@ -2749,11 +2758,16 @@ class Trainee(nn.Module):
 
 
 def build_network(config: Config) -> nn.Module:
-    """The network that `--train.network` names, with fresh weights."""
+    """The network that `--train.network` names, with random or `initial_weights`."""
     if config.train.network == "student":
-        return SEUNet(config.student)
-    t = config.teacher
-    return Restormer(t.dim, t.blocks, t.refinement_blocks, t.heads)
+        net = SEUNet(config.student)
+    else:
+        t = config.teacher
+        net = Restormer(t.dim, t.blocks, t.refinement_blocks, t.heads)
+    if config.train.initial_weights and not config.resume:
+        path = config.train.initial_weights
+        load_strictly(net, network_weights(load_checkpoint(path)), path)
+    return net
 
 
 @dataclass
@@ -3125,10 +3139,11 @@ def evaluate_training(state: TrainState, images: TestImages, runtime: Runtime, l
 
 
 @dataclass(frozen=True)
-class FolderOfRun:
-    """The one field of `TrainConfig` that says where last.pth lies."""
+class EarlierRun:
+    """The fields of `TrainConfig` that say where weights and settings lie to go on from."""
 
     folder: Path | None = None
+    initial_weights: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -3138,7 +3153,7 @@ class FirstLook:
     demo: bool = False
     resume: bool = False
     size: Literal["standard", "live"] | None = None
-    train: FolderOfRun = field(default_factory=FolderOfRun)
+    train: EarlierRun = field(default_factory=EarlierRun)
 
 
 MODES = {
@@ -3151,7 +3166,8 @@ MODES = {
 
 
 def read_config(arguments: Sequence[str] | None = None) -> Config:
-    """The command line as a Config; --demo, --resume and --size change the defaults of all else."""
+    """The command line as a Config; --demo, --resume, --size and the settings that stand beside
+    --train.initial-weights change the defaults of all else."""
     look, _ = tyro.cli(FirstLook, args=arguments, return_unknown_args=True, add_help=False)
     default = DEMO if look.demo else Config()
     if look.resume:
@@ -3160,6 +3176,9 @@ def read_config(arguments: Sequence[str] | None = None) -> Config:
         default = stored_config(Config, stored, folder / "last.pth")
         train = dataclasses.replace(default.train, folder=folder)  # it may have been copied
         default = dataclasses.replace(default, train=train)
+    elif (path := look.train.initial_weights) and "student" in (payload := load_checkpoint(path)):
+        student = stored_config(StudentConfig, payload["student"], path)
+        default = dataclasses.replace(default, student=student)
     if look.size:
         default = dataclasses.replace(default, student=STUDENT_SIZES[look.size])
     config = tyro.cli(Config, args=arguments, default=default, description=__doc__)

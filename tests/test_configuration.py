@@ -73,6 +73,15 @@ def test_a_size_sets_the_student_and_flags_still_count():
     assert wider.demo
 
 
+def test_initial_weights_bring_their_sizes(tmp_path):
+    live = script.STUDENT_SIZES["live"]
+    path = tmp_path / "student.pth"
+    script.save_checkpoint(path, script.network_payload(script.SEUNet(live)))
+    config = script.read_config(["--train.initial-weights", str(path), "--train.epochs", "2"])
+    assert config.student == live
+    assert (config.train.initial_weights, config.train.epochs) == (path, 2)
+
+
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [

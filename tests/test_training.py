@@ -1,6 +1,7 @@
 """Training: resumed equals unbroken, accumulated equals batched, the teacher stays as it is."""
 
 import copy
+import dataclasses
 import json
 import os
 import signal
@@ -102,6 +103,32 @@ def test_accumulating_four_times_one_equals_one_times_four(config, runtime):
         gradients.append([p.grad for p in trainee.parameters()])
     for a, b in zip(*gradients, strict=True):
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("network", ["student", "restormer"])
+def test_a_training_may_begin_with_given_weights(config, run, runtime, network):
+    tiny = {"dim": 4, "blocks": (1, 1, 1, 1), "heads": (1, 1, 2, 2)}
+    config = changed(config, loss={"feature": 0, "kl": 0}, teacher=tiny)
+    config = changed(config, train={"network": network})
+    given = run(config)
+    begun = changed(config, train={"initial_weights": given})
+    assert same(script.fresh_state(begun, None, runtime).trainee.net.state_dict(), weights(given))
+
+
+def test_a_resumed_run_no_longer_needs_its_initial_weights(config, run, tmp_path):
+    given = tmp_path / "given.pth"
+    script.save_checkpoint(given, script.network_payload(script.SEUNet(config.student)))
+    config = changed(config, train={"initial_weights": given, "epochs": 1})
+    run(config)
+    given.unlink()
+    run(dataclasses.replace(changed(config, train={"epochs": 2}), resume=True))
+
+
+def test_initial_weights_of_other_sizes_are_named(config, runtime, tmp_path):
+    given = tmp_path / "given.pth"
+    script.save_checkpoint(given, {"params": {"first.weight": torch.zeros(1)}, "step": 3})
+    with pytest.raises(script.SharpeningError, match=r"given.pth does not fit SEUNet"):
+        script.fresh_state(changed(config, train={"initial_weights": given}), None, runtime)
 
 
 @pytest.mark.parametrize("synthetic", [False, True])
