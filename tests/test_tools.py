@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import TINY_STUDENT, changed, tiny_restormer, write_pairs
 from PIL import Image
 
@@ -15,6 +16,7 @@ from tools import (
     ablation,
     before_after,
     benchmark,
+    blocks,
     blur_sheet,
     candidates,
     common,
@@ -194,7 +196,7 @@ def test_ablation_compares_seed_by_seed_and_repeats_nothing(tmp_path, capsys, mo
     )
     assert [*single, *joined] == [name for name in rows if "0." not in name]
     assert rows["L1"]["gain"] == rows["L1"]["spread"] == 0
-    monkeypatch.setattr(ablation, "train_and_measure", None)  # would fail if called
+    monkeypatch.setattr(ablation, "train_and_measure", lambda *_: 1 / 0)
     ablation.main(config)
     assert {row["loss"]: row for row in last_line(capsys)["rows"]} == rows
 
@@ -330,3 +332,31 @@ def test_the_loss_of_every_way_that_infer_computes(student_file, tmp_path, capsy
     for way in ("pytorch fp32", "pytorch bf16", "bf16"):
         assert quality[way] == pytest.approx(quality["fp32"], abs=0.02), way
         assert quality[way] != quality["blurry"]
+
+
+def test_blocks_are_trained_alike_and_timed(tmp_path, capsys, monkeypatch):
+    for split in ("train", "test"):
+        write_pairs(tmp_path / "data" / split, 2)
+    small = changed(
+        script.DEMO,
+        demo=False,
+        data={"root": tmp_path / "data", "batch_size": 4, "crops_per_image": 2},
+    )
+    monkeypatch.setattr(script, "DEMO", small)
+    build = script.build_network
+    config = blocks.BlocksConfig(
+        folder=tmp_path / "runs", seeds=(0,), steps=2, crop=32, side=64, rounds=2, device="cpu"
+    )
+    blocks.main(dataclasses.replace(config, backends=("pytorch",)))
+    rows = {row["block"]: row for row in last_line(capsys)["rows"]}
+    assert list(rows) == list(blocks.CANDIDATES)
+    assert rows["live"]["gain"] == 0 and rows["depthwise"]["gain"] != 0
+    assert all(row["ms_pytorch"] > 0 for row in rows.values())
+    assert script.build_network is build
+
+
+def test_a_foldable_convolution_is_the_sum_of_both():
+    torch.manual_seed(0)
+    conv, x = blocks.FoldableConv(4), torch.rand(1, 4, 6, 6)
+    apart = F.conv2d(x, conv.weight, conv.bias, padding=1) + F.conv2d(x, conv.point)
+    assert torch.allclose(conv(x), apart, atol=1e-6)

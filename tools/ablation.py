@@ -9,9 +9,11 @@ and not repeated. The perceptual term joins in where VGG-19 weights are given.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import statistics
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -60,7 +62,7 @@ def variants(config: AblationConfig) -> dict[str, script.LossConfig]:
 def train_and_measure(
     loss: script.LossConfig, seed: int, folder: Path, config: AblationConfig
 ) -> dict[str, float]:
-    """PSNR and SSIM of one run on the demo's test photographs."""
+    """PSNR and SSIM of one run of `script.build_network` on the demo's test photographs."""
     demo = script.DEMO
     train = dataclasses.replace(
         demo.train,
@@ -81,19 +83,29 @@ def train_and_measure(
         train=train,
     )
     with script.start_runtime(run) as runtime:
-        student = script.load_student(script.train(run, runtime)).to(runtime.device)
+        final = script.train(run, runtime)
+        student = script.build_network(run).to(runtime.device).eval()
+        script.load_strictly(student, script.network_weights(script.load_checkpoint(final)), final)
         images = script.TestImages(script.split_pairs(run, "test"), run)
         return script.evaluate_quality({"student": student}, images, runtime)
 
 
-def summary(results: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
-    """A row for each variant: means over the seeds, and its gain over L1, seed by seed."""
-    rows = []
+def kept_result(folder: Path, work: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """What `work` returns, or returned before, by the result.json in its `folder`."""
+    done = folder / "result.json"
+    if not done.exists():
+        result = work()
+        with replaced_when_done(done) as temporary:  # half a file would count as finished
+            temporary.write_text(json.dumps(result))
+    return json.loads(done.read_text())
+
+
+def summary(results: dict[str, list[dict[str, float]]], kind: str = "loss") -> list[dict[str, Any]]:
+    """A row for each variant: means over the seeds, and its gain over the first, seed by seed."""
+    rows, first = [], next(iter(results.values()))
     for name, runs in results.items():
-        gains = [
-            a["psnr_student"] - b["psnr_student"] for a, b in zip(runs, results["L1"], strict=True)
-        ]
-        row: dict[str, Any] = {"loss": name}
+        gains = [a["psnr_student"] - b["psnr_student"] for a, b in zip(runs, first, strict=True)]
+        row: dict[str, Any] = {kind: name}
         for metric in ("psnr_student", "ssim_student"):
             row[metric] = statistics.mean(run[metric] for run in runs)
         row |= {"gain": statistics.mean(gains)}
@@ -108,12 +120,8 @@ def main(config: AblationConfig) -> None:
         for name, loss in variants(config).items():
             run = f"{name.replace(' ', '')}_{config.steps}_{config.crop}_{seed}"
             folder = config.folder / run
-            done = folder / "result.json"
-            if not done.exists():
-                result = train_and_measure(loss, seed, folder, config)
-                with replaced_when_done(done) as temporary:  # half a file would count as finished
-                    temporary.write_text(json.dumps(result))
-            results[name].append(json.loads(done.read_text()))
+            work = functools.partial(train_and_measure, loss, seed, folder, config)
+            results[name].append(kept_result(folder, work))
     rows = summary(results)
     blurry = results["L1"][0]
     print(f"\nblurred {blurry['psnr_blurry']:.3f} dB, SSIM {blurry['ssim_blurry']:.4f}")
