@@ -8,6 +8,7 @@ image should pass almost unchanged.
 """
 
 import dataclasses
+import functools
 import json
 import sys
 from dataclasses import dataclass
@@ -22,12 +23,11 @@ import main_sharpening_script as script  # noqa: E402
 from tools.candidates import load_peer  # noqa: E402
 from tools.common import run_tool  # noqa: E402
 
+any_camera = functools.partial(script.DegradationConfig, response_power=1.0)
 CONDITIONS = {
-    "motion": script.DegradationConfig(motion=1.0, video_call=0.0),
-    "long motion": script.DegradationConfig(
-        motion=1.0, video_call=0.0, length=(10.0, 35.0), length_power=1.0
-    ),
-    "defocus": script.DegradationConfig(
+    "motion": any_camera(motion=1.0, video_call=0.0),
+    "long motion": any_camera(motion=1.0, video_call=0.0, length=(10.0, 35.0), length_power=1.0),
+    "defocus": any_camera(
         motion=0.0,
         video_call=1.0,
         lens_chance=1.0,
@@ -36,7 +36,7 @@ CONDITIONS = {
         rescale_chance=0.0,
         jpeg_chance=0.0,
     ),
-    "call": script.DegradationConfig(
+    "call": any_camera(
         motion=0.0,
         video_call=1.0,
         lens_chance=0.5,
@@ -45,7 +45,7 @@ CONDITIONS = {
         noise_chance=1.0,
         jpeg_chance=1.0,
     ),
-    "as it is": script.DegradationConfig(motion=0.0, video_call=0.0),
+    "as it is": any_camera(motion=0.0, video_call=0.0),
 }
 
 
