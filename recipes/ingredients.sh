@@ -13,7 +13,8 @@ train() { # train NAME DATA FLAGS...
     --teacher.no-enabled --loss.perceptual 0 --loss.feature 0 --loss.kl 0 --loss.ssim 0 --loss.frequency 1 \
     --data.crop 128 --data.batch-size 8 --data.crops-per-image 2 --data.workers 0 --data.synthetic-share 0.5 \
     --train.epochs 4 --train.steps-per-epoch 500 --train.accumulation 1 --train.restart-cycles 1 \
-    --train.learning-rate 1e-3 --train.evaluate-every 4 --degradation.highlight-power 1 "$@"
+    --train.learning-rate 1e-3 --train.evaluate-every 4 --degradation.highlight-power 1 \
+    --degradation.response-power 1 "$@"
 }
 train mild "$1"
 train few_lights "$1" --degradation.highlight-power 10
@@ -23,4 +24,22 @@ train motion_alone "$1" --degradation.motion 1 --degradation.video-call 0 --degr
   --degradation.length-power 1
 train with_pairs "$2"
 train mostly_pairs "$3" --data.synthetic-share 0.3 --train.epochs 3 --train.evaluate-every 3
+
+# What the camera's response is worth: a live student on photographs alone, 6,000 steps
+responses() { # responses NAME FLAGS...
+  python main_sharpening_script.py --size live --data.root "$photographs" --train.folder $out/"$1" \
+    --train.samples $out/"$1"/samples --teacher.no-enabled --loss.perceptual 0 --loss.feature 0 --loss.kl 0 --loss.ssim 0 \
+    --loss.frequency 1 --data.crop 128 --data.batch-size 8 --data.crops-per-image 2 --data.workers 0 \
+    --data.reduction-chance 0.5 --degradation.length 0 32 --degradation.length-power 1 --degradation.lens-chance 0.65 \
+    --degradation.call-motion-chance 0.35 --degradation.noise-chance 0.55 --degradation.rescale-chance 0.55 \
+    --degradation.jpeg-chance 0.65 --degradation.motion 0.6 --degradation.video-call 0.35 \
+    --train.epochs 4 --train.steps-per-epoch 1500 --train.accumulation 1 --train.restart-cycles 1 \
+    --train.learning-rate 1e-3 --train.clip-norm 0.3 --train.evaluate-every 4 "${@:2}"
+}
+photographs=$1
+responses responses_alike --degradation.response-power 1
+responses half_nearly_linear --degradation.response-power 3
+responses linear_motion --degradation.response-power 1 --degradation.response 0 1 --degradation.highlight 0 0 \
+  --degradation.motion 0.97 --degradation.video-call 0
+
 python tools/validation_table.py $out/*/student_model_ema_final*.pth --pairs "pairs=$4"

@@ -8,7 +8,7 @@ sizes='{"width": 16, "enc_blk_nums": [1, 1, 1, 14], "middle_blk_num": 1, "dec_bl
 flags=(--data.root "$1" --teacher.no-enabled --loss.perceptual 0 --loss.feature 0 --loss.kl 0 --loss.ssim 0
   --loss.frequency 1 --data.crop 128 --data.batch-size 8 --data.crops-per-image 2 --data.workers 0
   --data.synthetic-share 0.3 --train.epochs 2 --train.steps-per-epoch 500 --train.accumulation 1
-  --degradation.highlight-power 1 --train.restart-cycles 1 --train.evaluate-every 1
+  --degradation.highlight-power 1 --degradation.response-power 1 --train.restart-cycles 1 --train.evaluate-every 1
   --train.samples runs/peer/samples)
 python main_sharpening_script.py "${flags[@]}" --train.folder runs/peer/student
 python tools/train_peer.py $nafnet "$sizes" "${flags[@]}" --train.folder runs/peer/nafnet

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# The students that ship. $1: a data set as in GoPro_dataset/README.md (which one: MODEL_CARD.md), $2: see below.
-# `standard` was trained in twelve stretches, `live` in six, each going on from the one before with other settings. They
+# The students that ship. $1: a data set as in GoPro_dataset/README.md (which one: MODEL_CARD.md).
+# `standard` was trained in eleven stretches, `live` in five, each going on from the one before with other settings. They
 # were stopped by hand at the steps named, where this recipe ends them with the number of epochs or a time, so that
 # learning rates differ a little.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-data=${1:?a data set} balanced_data=${2:?the same with the pairs of the smaller scene twice}
+data=${1:?a data set}
 run=(python main_sharpening_script.py --train.folder runs/standard)
 "${run[@]}" --data.root "$data" --train.samples runs/standard/samples \
   --teacher.no-enabled --loss.perceptual 0 --loss.feature 0 --loss.kl 0 --loss.ssim 0 --loss.frequency 1 \
   --data.crop 128 --data.batch-size 8 --data.crops-per-image 2 --data.workers 0 --data.synthetic-share 0.6 \
   --degradation.motion 0.6 --degradation.video-call 0.3 --degradation.length 0 40 --degradation.length-power 2 \
-  --degradation.object-chance 0.35 --degradation.highlight-power 1 \
+  --degradation.object-chance 0.35 --degradation.highlight-power 1 --degradation.response-power 1 \
   --train.epochs 10 --train.steps-per-epoch 500 --train.accumulation 1 --train.restart-cycles 1 \
   --train.learning-rate 6e-4 --train.clip-norm 0.3 --train.evaluate-every 2 --train.save-every 250
 # to step 6,713 of a plan of 9,000: milder motion, more real pairs
@@ -38,41 +38,38 @@ defocus=(--data.synthetic-share 0.5 --degradation.motion 0.5 --degradation.video
 # to step 57,875 of a plan of 68,000: what befalls a video call more often at once again
 calls=("${defocus[@]}" --degradation.noise-chance 0.55 --degradation.rescale-chance 0.55 --degradation.jpeg-chance 0.65)
 timeout --signal TERM "${STRETCH_SECONDS:-3000}" "${run[@]}" --resume --train.epochs 136 "${calls[@]}" || [ $? = 124 ]
-# to step 69,505 (to 65,500 planned for 75,000, 70,000 and 65,500, then for 86,500): half the crops cut larger and made
-# smaller, their factor then drawn uniformly
-reduced=("${calls[@]}" --data.reduction-chance 0.5 --data.reduction 1 3)
+# to step 65,500 (planned for 75,000 until 63,098, for 70,000 until 65,301): half the crops cut larger and made smaller,
+# their factor then drawn uniformly
+reduced=("${calls[@]}" --data.reduction-chance 0.5)
 "${run[@]}" --resume --train.epochs 131 "${reduced[@]}"
-timeout --signal TERM "${STRETCH_SECONDS:-1500}" "${run[@]}" --resume --train.epochs 173 || [ $? = 124 ]
-# to step 73,004 of a plan of 83,500: the learning rate up again, mostly motion, longer and without highlights, crops
-# enlarged as well, which made REDS worse
-transfer=(--data.synthetic-share 0.6 --degradation.motion 0.7 --degradation.video-call 0.25 --degradation.length 0 32
-  --degradation.length-power 1 --degradation.highlight-power 10 --data.reduction-chance 0.5 --data.reduction 0.5 3
-  --train.restart-cycles 2)
-timeout --signal TERM "${STRETCH_SECONDS:-1000}" "${run[@]}" --resume --train.epochs 167 --train.cycle-growth 0.2014 \
-  --train.learning-rate 4e-4 "${transfer[@]}" || [ $? = 124 ]
-# to step 81,000: without enlarging, more calls, and each real scene in nearly half of the real draws; $2: the data of $1
-# with the pairs of the smaller scene there twice (copied: a link to the same folder counts once)
-balanced=("${transfer[@]}" --data.synthetic-share 0.55 --degradation.motion 0.6 --degradation.video-call 0.35
-  --data.reduction 1 3)
-"${run[@]}" --data.root "$balanced_data" --resume --train.epochs 162 --train.cycle-growth 0.1654 "${balanced[@]}"
 
 # live: to step 20,000, with more lens blur to 29,000, with the video calls to 49,896 of a plan of 50,000, and reduced to
-# 75,319 (planned for 85,000 until 64,825, for 78,000 until 71,458, for 130,000 from 71,500), then like standard to
-# 85,207 of a plan of 88,000 and to 96,000
+# 71,500 (planned for 85,000 until 64,825, for 78,000 until 71,458)
 python main_sharpening_script.py --data.root "$data" --train.folder runs/live --train.samples runs/live/samples \
   --student.width 16 --student.max-width 96 --student.encoder 0 0 1 --student.middle 4 --student.decoder 0 1 1 \
   --teacher.no-enabled --loss.perceptual 0 --loss.feature 0 --loss.kl 0 --loss.ssim 0 --loss.frequency 1 \
   --data.crop 128 --data.batch-size 8 --data.crops-per-image 2 --data.workers 0 --data.synthetic-share 0.3 \
-  --degradation.highlight-power 1 --train.epochs 40 --train.steps-per-epoch 500 --train.accumulation 1 --train.restart-cycles 1 \
-  --train.learning-rate 1e-3 --train.evaluate-every 8
+  --degradation.highlight-power 1 --degradation.response-power 1 --train.epochs 40 --train.steps-per-epoch 500 \
+  --train.accumulation 1 --train.restart-cycles 1 --train.learning-rate 1e-3 --train.evaluate-every 8
 live=(python main_sharpening_script.py --train.folder runs/live --resume)
 "${live[@]}" --train.epochs 58 "${defocus[@]}"
 timeout --signal TERM "${STRETCH_SECONDS:-3000}" "${live[@]}" --train.epochs 100 "${calls[@]}" || [ $? = 124 ]
 "${live[@]}" --train.epochs 143 "${reduced[@]}"
-timeout --signal TERM "${STRETCH_SECONDS:-420}" "${live[@]}" --train.epochs 260 || [ $? = 124 ]
-timeout --signal TERM "${STRETCH_SECONDS:-1000}" "${live[@]}" --train.epochs 176 --train.cycle-growth 0.1685 \
-  --train.learning-rate 7e-4 "${transfer[@]}" || [ $? = 124 ]
-"${live[@]}" --data.root "$balanced_data" --train.epochs 192 --train.cycle-growth 0.1267 "${balanced[@]}"
+
+# Both once more, from their averaged weights: longer motion without lights, half the responses nearly GoPro's
+transfer() { # transfer NAME WEIGHTS FLAGS...
+  python main_sharpening_script.py --data.root "$data" --train.folder "runs/$1" --train.samples "runs/$1/samples" \
+    --train.initial-weights "$2" --teacher.no-enabled --loss.perceptual 0 --loss.feature 0 --loss.kl 0 --loss.ssim 0 \
+    --loss.frequency 1 --data.crops-per-image 2 --data.workers 0 --data.synthetic-share 0.5 \
+    --data.reduction-chance 0.4 --degradation.motion 0.65 --degradation.video-call 0.3 --degradation.length 0 32 \
+    --degradation.length-power 1 --degradation.lens-chance 0.6 --degradation.call-motion-chance 0.35 \
+    --degradation.noise-chance 0.55 --degradation.rescale-chance 0.55 --degradation.jpeg-chance 0.65 \
+    --train.steps-per-epoch 500 --train.accumulation 1 --train.restart-cycles 1 --train.learning-rate 3e-4 \
+    --train.clip-norm 0.3 --train.evaluate-every 4 "${@:3}"
+}
+transfer standard_on runs/standard/student_model_ema_final_epoch_131.pth --data.crop 192 --data.batch-size 4 \
+  --train.epochs 56
+transfer live_on runs/live/student_model_ema_final_epoch_143.pth --data.crop 128 --data.batch-size 8 --train.epochs 40
 
 # what ships: the averaged weights, rounded to half precision, pooling over windows (recipes/pooling.sh)
 python - <<'P'
@@ -80,8 +77,8 @@ import main_sharpening_script as script
 from pathlib import Path
 
 for source, target in (
-    ("runs/standard/student_model_ema_final_epoch_162.pth", "student_pretrained.pth"),
-    ("runs/live/student_model_ema_final_epoch_192.pth", "student_live.pth"),
+    ("runs/standard_on/student_model_ema_final_epoch_056.pth", "student_pretrained.pth"),
+    ("runs/live_on/student_model_ema_final_epoch_040.pth", "student_live.pth"),
 ):
     payload = script.load_checkpoint(Path(source))
     payload["params"] = {name: value.half() for name, value in payload["params"].items()}

@@ -1,7 +1,11 @@
 #!/usr/bin/env bash
-# The validation table of MODEL_CARD.md. $1: real pairs (blurred/ and sharp/); $2: sharp photographs (sharp/).
+# The validation table of MODEL_CARD.md. $1: real pairs (blurred/ and sharp/); $2: sharp photographs (sharp/); further
+# arguments: students to measure instead of those that ship.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+pairs=${1:?folder with blurred/ and sharp/} sharp=${2:?folder with sharp/}
+shift 2
+[ $# -gt 0 ] || set -- model_checkpoints/student_pretrained.pth model_checkpoints/student_live.pth
 mkdir -p runs
-python tools/validation_table.py model_checkpoints/student_pretrained.pth model_checkpoints/student_live.pth \
-  --teacher model_checkpoints/demo_teacher.pth --pairs "reds_small_valid=$1" --sharp "sharp_valid=$2" | tee runs/validation.txt
+python tools/validation_table.py "$@" --teacher model_checkpoints/demo_teacher.pth --pairs "reds_small_valid=$pairs" \
+  --sharp "sharp_valid=$sharp" | tee runs/validation.txt
