@@ -370,12 +370,13 @@ class TrainConfig:
     network: Literal["student", "restormer"] = "student"
     """What is trained: the student, or a Restormer from scratch that can teach later."""
     initial_weights: Path | None = None
-    """Checkpoint to begin with, such as the shipped student to adapt to other pairs; its settings
-    become the student's. None: random weights."""
+    """Checkpoint to begin with, such as the shipped student to adapt to other pairs. A student's
+    settings come with it, a Restormer's sizes are those under --teacher. None: random weights."""
     epochs: int = 50
     """Passes over the training images."""
     steps_per_epoch: int | None = None
-    """Optimizer steps per epoch; None: as many as draw as often as there are training images."""
+    """Optimizer steps per epoch; None: as many as one pass over the training images takes, each
+    giving `crops_per_image` crops."""
     learning_rate: float = 5e-4
     """Adam's highest learning rate."""
     lowest_rate: float = 1e-6
@@ -626,12 +627,14 @@ class Runtime:
 
     def compiled(self, module: nn.Module) -> nn.Module:
         """`module` through torch.compile: for the first size it meets, from the second on for all.
-        Raises `SharpeningError` where the C++ compiler is missing that this takes on a CPU."""
-        compiler = shlex.split(os.environ.get("CXX", "g++"))[0]
-        if self.device.type == "cpu" and not shutil.which(compiler):
+        Raises `SharpeningError` where the compiler is missing that this takes: of C++ for a CPU, of
+        C for a GPU."""
+        on_cpu, variables = self.device.type == "cpu", os.environ
+        names = [variables.get("CXX", "g++")] if on_cpu else [variables.get("CC", "gcc"), "clang"]
+        if not any(shutil.which(shlex.split(name)[0]) for name in names):
             raise SharpeningError(
-                f"torch.compile needs the C++ compiler {compiler}, which is not installed: install "
-                "it, or leave out --train.compile and --infer-config.backend compiled"
+                f"torch.compile needs the compiler {names[0]}, which is not installed: install it, "
+                "or leave out --train.compile and --infer-config.backend compiled"
             )
         return torch.compile(module)
 
@@ -947,8 +950,11 @@ class GoProSharpeningDataset(Dataset):
         self.config, self.seed = config, seed
         self.real = [pair for pair in pairs if pair.blurry is not None]
         self.synthetic = [pair for pair in pairs if pair.blurry is None]
+        if self.real and self.synthetic:  # what is never drawn is neither counted nor kept
+            self.real = self.real if config.synthetic_share < 1 else []
+            self.synthetic = self.synthetic if config.synthetic_share > 0 else []
         self.order: dict[tuple[int, int], np.ndarray] = {}
-        self.cache = fill_cache(pairs, int(config.cache_gb * 1e9))
+        self.cache = fill_cache([*self.real, *self.synthetic], int(config.cache_gb * 1e9))
 
     def __len__(self) -> int:
         return len(self.real) + len(self.synthetic)
@@ -1044,6 +1050,11 @@ def raise_errors(loader: DataLoader) -> Iterator[Any]:
             items._shutdown_workers()
 
 
+START_METHOD = "fork"
+"""How workers begin: sharing the decoded images instead of each with a copy, as from Python 3.14 on
+by default."""
+
+
 def training_batches(
     dataset: GoProSharpeningDataset, start: int, runtime: Runtime
 ) -> Iterator[tuple[Tensor, ...]]:
@@ -1055,6 +1066,7 @@ def training_batches(
         batch_sampler=MicroBatches(images, start, runtime.rank, runtime.world),
         collate_fn=join_items,
         num_workers=config.workers,
+        multiprocessing_context=START_METHOD if config.workers else None,
         pin_memory=runtime.device.type == "cuda",
         prefetch_factor=4 if config.workers else None,
         worker_init_fn=leave_signals_to_parent,
@@ -1412,9 +1424,8 @@ class SEUNet(nn.Module):
     def tap_channels(self) -> dict[str, int]:
         """Channels of each tap, for the projections of feature distillation."""
         at = {self.config.stem * 2**i: c for i, c in enumerate(self.config.widths)}
-        half = at.get(
-            2, at.get(4, 0) // 4
-        )  # a stem of 4 has no level at 1/2: its 1/4 features, shuffled
+        # a stem of 4 has no level at 1/2: its 1/4 features, shuffled
+        half = at.get(2, at.get(4, 0) // 4)
         return {"half": half, "quarter": at[4], "eighth": at[8]}
 
     def forward(
@@ -2011,7 +2022,8 @@ def openvino_model(net: nn.Module) -> Any:
 def calibration_crops(side: int = 256) -> list[np.ndarray]:
     """Blurred crops (side, side, 3) uint8 of the demo's training photographs, two of each."""
     crops = []
-    for _, blurry, _ in TestImages(demo_pairs("train"), Config()):
+    blur = DegradationConfig(response_power=1.0)
+    for _, blurry, _ in TestImages(demo_pairs("train"), Config(degradation=blur)):
         top = (blurry.shape[0] - side) // 2
         crops += [blurry[top : top + side, :side], blurry[top : top + side, -side:]]
     return [crop for crop in crops if crop.shape == (side, side, 3)]
@@ -2363,11 +2375,13 @@ def evaluate_quality(
     """
     config = images.config
     share = range(runtime.rank, len(images), runtime.world)
+    workers = min(2, config.data.workers)
     loader = DataLoader(
         images,
         batch_size=None,
         sampler=share,
-        num_workers=min(2, config.data.workers),
+        num_workers=workers,
+        multiprocessing_context=START_METHOD if workers else None,
         worker_init_fn=leave_signals_to_parent,
     )
     measures, fitting = ("psnr", "ssim", "worse"), {name: {} for name in nets}
@@ -2833,7 +2847,8 @@ def fresh_state(config: Config, teacher: Restormer | None, runtime: Runtime) -> 
     ema = copy.deepcopy(trainee.net).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(trainee.parameters(), config.train.learning_rate, (0.9, 0.99))
     scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
-    return TrainState(trainee, ema, optimizer, scaler)
+    evaluated = -1 if config.train.initial_weights else 0  # given weights are measured first
+    return TrainState(trainee, ema, optimizer, scaler, evaluated=evaluated)
 
 
 class StopSignal:
@@ -2899,6 +2914,13 @@ class RunLog:
         yield
         self.waited += time.perf_counter() - start
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the time within out of the rates."""
+        start = time.perf_counter()
+        yield
+        self.since += time.perf_counter() - start
+
     def add(self, terms: dict[str, Tensor]) -> None:
         """Terms of one micro-batch; they stay on the device until they are shown."""
         for name, value in terms.items():
@@ -2933,7 +2955,7 @@ class RunLog:
 
     def strips(self, step: int, paths: Sequence[Path]) -> None:
         """Evaluation strips, `blurry | restored | sharp`, as TensorBoard images."""
-        for path in paths if self.runtime.is_main else ():
+        for path in filter(Path.is_file, paths) if self.runtime.is_main else ():  # of this node
             strip = np.asarray(Image.open(path))
             self.board.add_image(path.stem.removesuffix("_strip"), strip, step, dataformats="HWC")
 
@@ -2955,7 +2977,8 @@ def check_finite(
         names = sorted({str(dataset.pair(draw).sharp) for draw in draws})
         raise SharpeningError(
             f"the loss is {value} at step {step} in a batch of {', '.join(names)}; what was "
-            "saved stays: look at these images, or lower --train.learning-rate, then --resume"
+            "saved stays: look at these images, or lower --train.learning-rate, then --resume with "
+            "the same --train.folder"
         )
 
 
@@ -2966,8 +2989,8 @@ def prepare_training(
     last = config.train.folder / "last.pth"
     if last.exists() and not (config.resume or config.overwrite):
         raise SharpeningError(
-            f"{last} belongs to an earlier training: go on with --resume, start over with "
-            "--overwrite, or choose another --train.folder"
+            f"{last} belongs to an earlier training: go on with --resume --train.folder "
+            f"{config.train.folder}, start over with --overwrite, or choose another folder"
         )
     images = TestImages(split_pairs(config, "test"), config)
     pairs = split_pairs(config, "train")
@@ -2991,6 +3014,12 @@ def is_kept(pair: Pair) -> bool:
     return taught.exists() and taught.stat().st_mtime >= pair.blurry.stat().st_mtime
 
 
+def taught_path(pair: Pair, folder: Path) -> Path:
+    """Where the teacher's result is kept: apart for images of one name in other data sets."""
+    place = hashlib.sha256(os.fsencode(pair.blurry.resolve())).hexdigest()[:8]
+    return folder / f"{pair.name}_{place}.png"
+
+
 def keep_taught(pairs: Sequence[Pair], config: Config, runtime: Runtime) -> list[Pair]:
     """The real pairs with the teacher's results on their whole images, as PNG files below
     `teacher.cache` in a folder for these weights; each process computes its share of what is
@@ -3004,7 +3033,7 @@ def keep_taught(pairs: Sequence[Pair], config: Config, runtime: Runtime) -> list
     weights, cache = config.teacher.weights, config.teacher.cache
     check_teacher(weights)
     folder = cache / hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
-    real = [dataclasses.replace(pair, taught=folder / f"{pair.name}.png") for pair in real]
+    real = [dataclasses.replace(pair, taught=taught_path(pair, folder)) for pair in real]
     missing = [pair for pair in real[runtime.rank :: runtime.world] if not is_kept(pair)]
     if missing:
         teacher = restormer_from_weights(weights).to(runtime.device)
@@ -3043,7 +3072,6 @@ def train(config: Config, runtime: Runtime) -> Path:
     def evaluate_when_due() -> None:
         due = state.step % (settings.evaluate_every * steps_per_epoch) == 0 or state.step == steps
         if due and state.evaluated < state.step:
-            save()  # lest a test image that cannot be read costs steps
             evaluate_training(state, images, runtime, log)
             save()
 
@@ -3053,7 +3081,7 @@ def train(config: Config, runtime: Runtime) -> Path:
         contextlib.closing(training_batches(dataset, first_micro, runtime)) as loaded,
     ):
         batches = enumerate(loaded, first_micro)
-        evaluate_when_due()  # where the run was interrupted in an evaluation
+        evaluate_when_due()  # of given weights, or where the run was interrupted in an evaluation
         while state.step < steps:
             for group in state.optimizer.param_groups:
                 group["lr"] = learning_rate(state.step, steps, settings)
@@ -3062,7 +3090,7 @@ def train(config: Config, runtime: Runtime) -> Path:
             for micro in range(settings.accumulation):
                 with log.waiting():
                     number, batch = next(batches)
-                    blurry, sharp, kept = prepare_batch(batch, config, runtime.device)
+                blurry, sharp, kept = prepare_batch(batch, config, runtime.device)
                 taught, taught_taps = teach(teacher, blurry, kept, runtime)
                 with runtime.accumulating(model, micro + 1 < settings.accumulation):
                     with runtime.autocast():
@@ -3086,16 +3114,18 @@ def train(config: Config, runtime: Runtime) -> Path:
             update_ema(state.ema, state.trainee.net, ema_decay(state.step, settings.ema_decay))
 
             log.step(state)
-            evaluate_when_due()
             leaving = stop.wanted()
-            if (
-                leaving
-                or state.step % settings.save_every == 0
-                or state.step % steps_per_epoch == 0
-            ):
-                save()
+            with log.paused():
+                ends = (settings.save_every, steps_per_epoch)
+                if leaving or any(state.step % end == 0 for end in ends):
+                    save()  # before evaluating, lest a test image that cannot be read costs steps
+                if not leaving:
+                    evaluate_when_due()
             if leaving:
-                runtime.say(f"stopped after step {state.step} of {steps}; go on with --resume")
+                runtime.say(
+                    f"stopped after step {state.step} of {steps}; go on with --resume "
+                    f"--train.folder {settings.folder}"
+                )
                 raise SystemExit(128 + (stop.number or signal.SIGTERM))
 
     kind = "student_model" if settings.network == "student" else "restormer"
@@ -3173,6 +3203,10 @@ def read_config(arguments: Sequence[str] | None = None) -> Config:
     look, _ = tyro.cli(FirstLook, args=arguments, return_unknown_args=True, add_help=False)
     default = DEMO if look.demo else Config()
     if look.resume:
+        if look.train.initial_weights:
+            raise SharpeningError(
+                "--resume goes on from last.pth: leave out --train.initial-weights"
+            )
         folder = look.train.folder or default.train.folder
         stored = load_checkpoint(folder / "last.pth").get("config", {})
         default = stored_config(Config, stored, folder / "last.pth")

@@ -46,8 +46,7 @@ reduced=("${calls[@]}" --data.reduction-chance 0.5)
 # live: to step 20,000, with more lens blur to 29,000, with the video calls to 49,896 of a plan of 50,000, and reduced to
 # 71,500 (planned for 85,000 until 64,825, for 78,000 until 71,458)
 python main_sharpening_script.py --data.root "$data" --train.folder runs/live --train.samples runs/live/samples \
-  --student.width 16 --student.max-width 96 --student.encoder 0 0 1 --student.middle 4 --student.decoder 0 1 1 \
-  --teacher.no-enabled --loss.perceptual 0 --loss.feature 0 --loss.kl 0 --loss.ssim 0 --loss.frequency 1 \
+  --size live --teacher.no-enabled --loss.perceptual 0 --loss.feature 0 --loss.kl 0 --loss.ssim 0 --loss.frequency 1 \
   --data.crop 128 --data.batch-size 8 --data.crops-per-image 2 --data.workers 0 --data.synthetic-share 0.3 \
   --degradation.highlight-power 1 --degradation.response-power 1 --train.epochs 40 --train.steps-per-epoch 500 \
   --train.accumulation 1 --train.restart-cycles 1 --train.learning-rate 1e-3 --train.evaluate-every 8

@@ -109,6 +109,7 @@ def test_initial_weights_bring_their_sizes(tmp_path):
         (["--student.width", "0"], "at least 1"),
         (["--input", "photo.jpg"], "--input is for --infer"),
         (["--demo", "--output", "here"], "--output is for --infer"),
+        (["--resume", "--train.initial-weights", "a.pth"], "leave out --train.initial-weights"),
         (["--checkpoint", "a.pth"], "--checkpoint is for --infer or --evaluate"),
         (["--infer", "--teacher-too"], "--teacher-too is for --evaluate"),
     ],

@@ -160,6 +160,18 @@ def test_real_and_synthetic_mix_by_their_share(tmp_path):
     assert share == pytest.approx(0.25, abs=0.03)
 
 
+@pytest.mark.parametrize(("share", "kind"), [(0.0, "real"), (1.0, "synthetic")])
+def test_what_is_never_drawn_is_neither_counted_nor_kept(tmp_path, share, kind):
+    write_pairs(tmp_path / "real", 3)
+    for index in range(5):
+        save(tmp_path / "photos" / "sharp" / f"{index}.png", photo(40, 40, index))
+    config = dataclasses.replace(DATA, synthetic_share=share)
+    dataset = script.GoProSharpeningDataset(script.find_pairs(tmp_path, config), config, 0)
+    assert len(dataset) == len(dataset.cache) == {"real": 3, "synthetic": 5}[kind]
+    drawn = {dataset.pair(draw).blurry is None for draw in range(20)}
+    assert drawn == {kind == "synthetic"}
+
+
 @pytest.mark.parametrize("cache_gb", [0, 0.00002, 1])
 def test_items_depend_on_the_draw_alone(tmp_path, cache_gb):
     write_pairs(tmp_path, 4)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import changed, tiny_restormer
+from conftest import changed, tiny_restormer, write_pairs
 
 import main_sharpening_script as script
 
@@ -113,6 +113,14 @@ def test_a_training_may_begin_with_given_weights(config, run, runtime, network):
     given = run(config)
     begun = changed(config, train={"initial_weights": given})
     assert same(script.fresh_state(begun, None, runtime).trainee.net.state_dict(), weights(given))
+
+
+def test_given_weights_are_measured_before_the_first_step(config, run, tmp_path):
+    given = tmp_path / "given.pth"
+    script.save_checkpoint(given, script.network_payload(script.SEUNet(config.student)))
+    run(changed(config, train={"initial_weights": given}))
+    tested = [line["step"] for line in lines(config.train.folder) if "test/psnr_restored" in line]
+    assert tested == [0, 3, 6]
 
 
 def test_a_resumed_run_no_longer_needs_its_initial_weights(config, run, tmp_path):
@@ -444,6 +452,18 @@ def test_kept_results_of_another_image_or_teacher_are_not_used(keeping, runtime,
     torch.save({"params": tiny_restormer(seed=1).state_dict()}, keeping.teacher.weights)
     others = script.keep_taught(pairs, keeping, runtime)
     assert len(computed) == 13 and not {p.taught for p in kept} & {p.taught for p in others}
+
+
+def test_kept_results_of_one_name_in_two_data_sets_stay_apart(keeping, runtime, tmp_path):
+    other = changed(keeping, data={"root": tmp_path / "other"})
+    for split, count in (("train", 2), ("test", 1)):
+        write_pairs(other.data.root / split, count, size=(32, 40))
+    ours, theirs = (
+        script.keep_taught(script.split_pairs(each, "train"), each, runtime)[0]
+        for each in (keeping, other)
+    )
+    assert ours.name == theirs.name
+    assert [len(script.read_pair(pair)) for pair in (ours, theirs)] == [3, 3]  # of their own sizes
 
 
 def test_what_cannot_be_kept_is_refused(keeping, runtime):

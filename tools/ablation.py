@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 import statistics
 import sys
@@ -90,6 +91,11 @@ def train_and_measure(
         return script.evaluate_quality({"student": student}, images, runtime)
 
 
+def digest(*what: Any) -> str:
+    """Changes where a run would differ, so that its kept result is not taken for another's."""
+    return hashlib.sha256(repr(what).encode()).hexdigest()[:8]
+
+
 def kept_result(folder: Path, work: Callable[[], dict[str, float]]) -> dict[str, float]:
     """What `work` returns, or returned before, by the result.json in its `folder`."""
     done = folder / "result.json"
@@ -116,9 +122,11 @@ def summary(results: dict[str, list[dict[str, float]]], kind: str = "loss") -> l
 
 def main(config: AblationConfig) -> None:
     results: dict[str, list[dict[str, float]]] = {name: [] for name in variants(config)}
+    teacher = script.DEMO.teacher.weights.read_bytes()
     for seed in config.seeds:
         for name, loss in variants(config).items():
-            run = f"{name.replace(' ', '')}_{config.steps}_{config.crop}_{seed}"
+            what = digest(loss, config.student, script.DEMO, teacher)
+            run = f"{name.replace(' ', '')}_{config.steps}_{config.crop}_{seed}_{what}"
             folder = config.folder / run
             work = functools.partial(train_and_measure, loss, seed, folder, config)
             results[name].append(kept_result(folder, work))

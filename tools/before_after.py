@@ -6,6 +6,7 @@ crop, the student's result and the original, with the PSNR of the two crops abov
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from dataclasses import dataclass
@@ -21,11 +22,12 @@ import main_sharpening_script as script
 from media_files import replaced_when_done
 from tools.common import run_tool
 
+any_camera = functools.partial(script.DegradationConfig, response_power=1.0)
 BLURS = {
-    "short": script.DegradationConfig(motion=1.0, video_call=0.0, length=(6.0, 9.0)),
-    "medium": script.DegradationConfig(motion=1.0, video_call=0.0, length=(12.0, 15.0)),
-    "long": script.DegradationConfig(motion=1.0, video_call=0.0, length=(36.0, 40.0)),
-    "call": script.DegradationConfig(motion=0.0, video_call=1.0),
+    "short": any_camera(motion=1.0, video_call=0.0, length=(6.0, 9.0)),
+    "medium": any_camera(motion=1.0, video_call=0.0, length=(12.0, 15.0)),
+    "long": any_camera(motion=1.0, video_call=0.0, length=(36.0, 40.0)),
+    "call": any_camera(motion=0.0, video_call=1.0),
 }
 
 

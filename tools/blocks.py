@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import main_sharpening_script as script
-from tools.ablation import AblationConfig, kept_result, summary, train_and_measure
+from tools.ablation import AblationConfig, digest, kept_result, summary, train_and_measure
 from tools.benchmark import BenchmarkConfig, time_in_turn
 from tools.candidates import runner
 from tools.common import run_tool
@@ -110,7 +110,7 @@ CANDIDATES: dict[str, tuple[script.StudentConfig, Callable]] = {
     "live": (LIVE, script.ResidualBlock),
     "foldable 3x3": (LIVE, FoldableBlock),
     "depthwise": (change(encoder=(0, 1, 2), middle=6, decoder=(0, 2, 2)), DepthwiseBlock),
-    "gated (NAFNet)": (change(encoder=(0, 0, 1), middle=4, decoder=(0, 1, 1)), GatedBlock),
+    "gated (NAFNet)": (LIVE, GatedBlock),
     "full-resolution stem": (
         change(stem=1, width=8, encoder=(0, 0, 0, 1), middle=3, decoder=(0, 0, 1, 1)),
         script.ResidualBlock,
@@ -157,10 +157,19 @@ def make(name: str) -> Candidate:
     return Candidate(sizes, block)
 
 
+def deployed(name: str) -> Candidate:
+    """As at inference, where foldable blocks are plain ones; untrained."""
+    sizes, block = CANDIDATES[name]
+    net = Candidate(sizes, script.ResidualBlock if block is FoldableBlock else block)
+    return net.eval().requires_grad_(False)
+
+
 def trained(name: str, seed: int, config: BlocksConfig) -> dict[str, float]:
     """Figures of a candidate after a run, see `ablation.train_and_measure`."""
     loss = script.LossConfig(perceptual=0, feature=0, kl=0, ssim=0, frequency=1)
-    folder = config.folder / f"{name.replace(' ', '_')}_{config.steps}_{config.crop}_{seed}"
+    sizes, block = CANDIDATES[name]
+    what = digest(sizes, block.__name__, loss, script.DEMO)
+    folder = config.folder / f"{name.replace(' ', '_')}_{config.steps}_{config.crop}_{seed}_{what}"
     run = AblationConfig(steps=config.steps, crop=config.crop, device=config.device)
     build, script.build_network = script.build_network, lambda _: make(name)
     try:
@@ -176,8 +185,7 @@ def milliseconds(config: BlocksConfig) -> dict[str, dict[str, float]]:
     runtime = script.Runtime(torch.device("cpu"), torch.bfloat16)
     times: dict[str, dict[str, float]] = {}
     for backend in config.backends:
-        nets = {n: make(n).eval().requires_grad_(False) for n in config.names}
-        nets = {n: runner(net, backend, "bf16", "cpu") for n, net in nets.items()}
+        nets = {n: runner(deployed(n), backend, "bf16", "cpu") for n in config.names}
         works = {n: functools.partial(script.run_net, net, x, runtime) for n, net in nets.items()}
         seconds = time_in_turn(works, runtime, BenchmarkConfig(rounds=config.rounds))
         times[backend] = {n: 1e3 * statistics.median(values) for n, values in seconds.items()}

@@ -106,7 +106,8 @@ def main(config: TableConfig) -> None:
             if config.module is None:
                 raise script.SharpeningError("--peer needs its --module package.module:Class")
             peer = load_peer(config.module, config.arguments).eval()
-            script.load_strictly(peer, script.load_checkpoint(config.peer)["params"], config.peer)
+            weights = script.network_weights(script.load_checkpoint(config.peer))
+            script.load_strictly(peer, weights, config.peer)
             nets["peer"] = peer.to(runtime.device)
         if config.teacher is not None:
             teacher = script.restormer_from_weights(config.teacher)
