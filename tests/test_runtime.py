@@ -86,5 +86,5 @@ def test_a_compiled_student_computes_the_same(runtime):
 
 def test_without_a_compiler_compiling_is_refused(runtime, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(script.SharpeningError, match="C\\+\\+ compiler no-such-compiler"):
+    with pytest.raises(script.SharpeningError, match="the compiler no-such-compiler"):
         runtime.wrap(nn.Identity(), compiled=True)
