@@ -79,6 +79,8 @@ def draw(points: list[dict[str, Any]], title: str) -> Any:
         place = {"xytext": (7, -12), "textcoords": "offset points", "fontsize": 9}
         axes.annotate(point["name"], (point["ms"], point["psnr"]), **place)
     axes.set(xscale="log", xlabel="milliseconds per frame", ylabel="PSNR, dB", title=title)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
     axes.margins(0.15)
     axes.grid(which="both", alpha=0.25)
     if any(groups):
