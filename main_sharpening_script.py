@@ -317,7 +317,7 @@ class TeacherConfig:
     """Its attention heads per level (released: 1 2 4 8)."""
     cache: Path | None = None
     """Folder that keeps the teacher's results on the whole training images, to be cropped like
-    them: the released teacher's passes over crops are 94 % of a step. Not for the feature term,
+    them: the released teacher's passes over crops are 92 % of a step. Not for the feature term,
     whose taps would take 90 MB an image, nor for synthetic blur, which is new each time."""
 
 
