@@ -1933,7 +1933,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return payload
 
 
-def network_weights(payload: dict[str, Any]) -> dict[str, Any]:
+def network_weights(payload: dict[str, Any]) -> dict[str, Tensor]:
     """The state dict in what a checkpoint of this or another training script holds: the averaged
     weights where there are any."""
     kept = ("ema", "params_ema", "params", "state_dict")

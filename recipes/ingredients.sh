@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What each ingredient of the training data is worth: a student of 0.53 GMACs, 2,000 steps of 8 crops of 128 (the last
 # row 1,500). $1: a data set whose train/ holds sharp photographs alone; $2: the same and real pairs of another scene
-# than those of $4; $3: photographs and all real pairs; $4: real pairs to measure on (blurred/ and sharp/).
+# than those of $4; $3: photographs and all real pairs; $4 and further: real pairs to measure on (blurred/ and sharp/).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=runs/ingredients
@@ -42,4 +42,6 @@ responses half_nearly_linear --degradation.response-power 3
 responses linear_motion --degradation.response-power 1 --degradation.response 0 1 --degradation.highlight 0 0 \
   --degradation.motion 0.97 --degradation.video-call 0
 
-python tools/validation_table.py $out/*/student_model_ema_final*.pth --pairs "pairs=$4"
+pairs=()
+for folder in "${@:4}"; do pairs+=("$(basename "$folder")=$folder"); done
+python tools/validation_table.py $out/*/student_model_ema_final*.pth --pairs "${pairs[@]}"

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Quality against time, docs/pareto.png, from what recipes/benchmarks.sh, peer.sh and validation.sh left in runs/.
+# $1: where peer.sh left it (runs/peer).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python - <<'P' > runs/measured.jsonl
+python - "${1:-runs/peer}" <<'P' > runs/measured.jsonl
 import json
+import sys
 from pathlib import Path
 
 
@@ -11,7 +13,7 @@ def last(path):
     return json.loads(Path(path).read_text().splitlines()[-1])
 
 
-alike = last("runs/peer/table.txt")["pairs"]
+alike = last(f"{sys.argv[1]}/table.txt")["pairs"]
 shipped = last("runs/validation.txt")["reds_small_valid"]
 names = {"student_pretrained.pth": "standard", "student_live.pth": "live", "NAFNet": "NAFNet-w16"}
 quality = [

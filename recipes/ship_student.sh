@@ -55,7 +55,7 @@ live=(python main_sharpening_script.py --train.folder runs/live --resume)
 timeout --signal TERM "${STRETCH_SECONDS:-3000}" "${live[@]}" --train.epochs 100 "${calls[@]}" || [ $? = 124 ]
 "${live[@]}" --train.epochs 143 "${reduced[@]}"
 
-# Both once more, from their averaged weights: longer motion without lights, half the responses nearly GoPro's
+# Both once more, from their averaged weights (rounded to half precision as they had shipped): longer motion without lights, half the responses nearly GoPro's
 transfer() { # transfer NAME WEIGHTS FLAGS...
   python main_sharpening_script.py --data.root "$data" --train.folder "runs/$1" --train.samples "runs/$1/samples" \
     --train.initial-weights "$2" --teacher.no-enabled --loss.perceptual 0 --loss.feature 0 --loss.kl 0 --loss.ssim 0 \

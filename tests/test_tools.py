@@ -173,7 +173,9 @@ def test_a_peer_is_trained_and_measured_like_the_student(
     assert result["pairs"]["worse_peer"] == 1
 
 
-def test_ablation_compares_seed_by_seed_and_repeats_nothing(tmp_path, capsys, monkeypatch):
+@pytest.fixture
+def small_demo(tmp_path, monkeypatch):
+    """`script.DEMO` on two tiny pairs, with a tiny teacher."""
     teacher = tmp_path / "teacher.pth"
     torch.save({"params": tiny_restormer().state_dict()}, teacher)
     for split in ("train", "test"):
@@ -185,6 +187,11 @@ def test_ablation_compares_seed_by_seed_and_repeats_nothing(tmp_path, capsys, mo
         teacher={"weights": teacher},
     )
     monkeypatch.setattr(script, "DEMO", small)
+
+
+def test_ablation_compares_seed_by_seed_and_repeats_nothing(
+    small_demo, tmp_path, capsys, monkeypatch
+):
     config = ablation.AblationConfig(
         folder=tmp_path / "runs", seeds=(0, 1), steps=2, crop=32, student=TINY_STUDENT, device="cpu"
     )
@@ -334,15 +341,7 @@ def test_the_loss_of_every_way_that_infer_computes(student_file, tmp_path, capsy
         assert quality[way] != quality["blurry"]
 
 
-def test_blocks_are_trained_alike_and_timed(tmp_path, capsys, monkeypatch):
-    for split in ("train", "test"):
-        write_pairs(tmp_path / "data" / split, 2)
-    small = changed(
-        script.DEMO,
-        demo=False,
-        data={"root": tmp_path / "data", "batch_size": 4, "crops_per_image": 2},
-    )
-    monkeypatch.setattr(script, "DEMO", small)
+def test_blocks_are_trained_alike_and_timed(small_demo, tmp_path, capsys):
     build = script.build_network
     config = blocks.BlocksConfig(
         folder=tmp_path / "runs", seeds=(0,), steps=2, crop=32, side=64, rounds=2, device="cpu"

@@ -129,7 +129,8 @@ def test_a_resumed_run_no_longer_needs_its_initial_weights(config, run, tmp_path
     config = changed(config, train={"initial_weights": given, "epochs": 1})
     run(config)
     given.unlink()
-    run(dataclasses.replace(changed(config, train={"epochs": 2}), resume=True))
+    final = run(dataclasses.replace(changed(config, train={"epochs": 2}), resume=True))
+    assert script.load_checkpoint(final)["step"] == 6
 
 
 def test_initial_weights_of_other_sizes_are_named(config, runtime, tmp_path):

@@ -6,7 +6,6 @@ crop, the student's result and the original, with the PSNR of the two crops abov
 
 from __future__ import annotations
 
-import functools
 import json
 import sys
 from dataclasses import dataclass
@@ -20,9 +19,8 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import main_sharpening_script as script
 from media_files import replaced_when_done
-from tools.common import run_tool
+from tools.common import any_camera, run_tool
 
-any_camera = functools.partial(script.DegradationConfig, response_power=1.0)
 BLURS = {
     "short": any_camera(motion=1.0, video_call=0.0, length=(6.0, 9.0)),
     "medium": any_camera(motion=1.0, video_call=0.0, length=(12.0, 15.0)),

@@ -137,7 +137,7 @@ class BlocksConfig:
     """Where each run keeps its network and its figures."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run of every candidate for each."""
-    steps: int = 600
+    steps: int = 400
     """Optimizer steps of a run."""
     crop: int = 96
     """Side of the training crops, pixels."""

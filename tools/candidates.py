@@ -62,8 +62,10 @@ def runner(net: nn.Module, backend: str, precision: str, device: str) -> Callabl
         if precision == "int8":
             return "int8 needs openvino"
         net = net.to(device, memory_format=torch.channels_last)
+        if backend == "pytorch":
+            return net
         torch._dynamo.config.recompile_limit = 256  # 8 for all students together; then not compiled
-        return torch.compile(net, dynamic=False) if backend == "compiled" else net
+        return torch.compile(net, dynamic=False)
     if device != "cpu":
         return f"{backend} is measured on the CPU"
     if backend == "onnxruntime":

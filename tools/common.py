@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -10,10 +11,13 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from main_sharpening_script import SharpeningError
+from main_sharpening_script import DegradationConfig, SharpeningError
 from media_files import MediaError
 
 Item = TypeVar("Item")
+
+any_camera = functools.partial(DegradationConfig, response_power=1.0)
+"""Blur to measure on: all responses alike, whatever the default for training."""
 
 
 def exit_status(work: Callable[[], Any]) -> int:

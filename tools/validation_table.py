@@ -8,7 +8,6 @@ image should pass almost unchanged.
 """
 
 import dataclasses
-import functools
 import json
 import sys
 from dataclasses import dataclass
@@ -21,9 +20,8 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import main_sharpening_script as script  # noqa: E402
 from tools.candidates import load_peer  # noqa: E402
-from tools.common import run_tool  # noqa: E402
+from tools.common import any_camera, run_tool  # noqa: E402
 
-any_camera = functools.partial(script.DegradationConfig, response_power=1.0)
 CONDITIONS = {
     "motion": any_camera(motion=1.0, video_call=0.0),
     "long motion": any_camera(motion=1.0, video_call=0.0, length=(10.0, 35.0), length_power=1.0),
