@@ -195,7 +195,7 @@ class DegradationConfig:
     of real pairs is 0 for GoPro `blur` and 5 to 6 for REDS; 2.2 stands for gamma 2.2."""
     response_power: float = 3.0
     """Responses follow a uniform number to this power. With 1 hardly any are GoPro's: a student
-    that never saw GoPro gains 0.02 dB on it, with 3 it gains 0.16 (MODEL_CARD)."""
+    that never saw GoPro gains nothing on it, with 3 it gains 0.14 dB (MODEL_CARD)."""
     highlight: tuple[float, float] = (0.0, 3.0)
     """By how much clipped white exceeded white (1): above 0, lights draw saturated streaks."""
     highlight_power: float = 10.0
