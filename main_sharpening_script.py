@@ -377,8 +377,11 @@ class TrainConfig:
     steps_per_epoch: int | None = None
     """Optimizer steps per epoch; None: as many as one pass over the training images takes, each
     giving `crops_per_image` crops."""
+    optimizer: Literal["adam", "muon"] = "adam"
+    """adam, as published, or muon: orthogonal updates for the convolutions, Adam for the rest. From
+    the same weights it gained half as much again in 3,000 steps (MODEL_CARD)."""
     learning_rate: float = 5e-4
-    """Adam's highest learning rate."""
+    """Highest learning rate; Muon bears about four times that of Adam."""
     lowest_rate: float = 1e-6
     """Learning rate at the end of every cosine cycle."""
     restart_cycles: int = 3
@@ -2786,6 +2789,66 @@ def build_network(config: Config) -> nn.Module:
     return net
 
 
+class MuonAndAdam(torch.optim.Optimizer):
+    """Muon (arXiv 2502.16982) for the convolutions, Adam for all else, at one learning rate.
+
+    Muon makes the step of a matrix orthogonal: all directions of its gradient count alike, and none
+    waits until the largest are learnt. The kernels (O, I, k, k) are matrices of O rows to it; those
+    with less than `NARROWEST` inputs or outputs, where colours come and go, are left to Adam. Steps
+    are as large as Adam's (root mean square 0.2), so that both can share a learning rate.
+    """
+
+    NARROWEST = 16
+
+    def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float):
+        parameters = list(parameters)
+        super().__init__(parameters, {"lr": learning_rate})
+        wide = [p.ndim == 4 and min(p.shape[:2]) >= self.NARROWEST for p in parameters]
+        self.kernels = list(itertools.compress(parameters, wide))
+        self.matrices = [self.matrix(kernel.detach()).clone() for kernel in self.kernels]
+        rest = [p for p, is_wide in zip(parameters, wide, strict=True) if not is_wide]
+        self.parts: dict[str, torch.optim.Optimizer] = {}
+        if self.matrices:
+            self.parts["muon"] = torch.optim.Muon(
+                self.matrices, learning_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"
+            )
+        if rest:
+            self.parts["adam"] = torch.optim.Adam(rest, learning_rate, (0.9, 0.99))
+
+    @staticmethod
+    def matrix(kernel: Tensor) -> Tensor:
+        """(O, I, k, k) -> (O, k * k * I), which channels-last memory gives without a copy."""
+        return kernel.permute(0, 2, 3, 1).flatten(1)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        for kernel, matrix in zip(self.kernels, self.matrices, strict=True):
+            matrix.copy_(self.matrix(kernel))
+            matrix.grad = None if kernel.grad is None else self.matrix(kernel.grad)
+        for part in self.parts.values():
+            part.param_groups[0]["lr"] = self.param_groups[0]["lr"]
+            part.step()
+        for kernel, matrix in zip(self.kernels, self.matrices, strict=True):
+            outputs, inputs, *side = kernel.shape
+            kernel.copy_(matrix.view(outputs, *side, inputs).permute(0, 3, 1, 2))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: part.state_dict() for name, part in self.parts.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+
+
+def build_optimizer(
+    parameters: Iterable[nn.Parameter], config: TrainConfig
+) -> torch.optim.Optimizer:
+    """The optimizer that `--train.optimizer` names."""
+    if config.optimizer == "muon":
+        return MuonAndAdam(parameters, config.learning_rate)
+    return torch.optim.Adam(parameters, config.learning_rate, (0.9, 0.99))
+
+
 @dataclass
 class TrainState:
     """All that changes during training, and so all that a resumed run needs."""
@@ -2829,6 +2892,12 @@ class TrainState:
                 "term, which cannot be switched at resume: give --loss.feature as before, or start "
                 "over in another --train.folder"
             )
+        if payload["optimizer"].keys() != self.optimizer.state_dict().keys():
+            raise SharpeningError(
+                f"{path} was trained with another optimizer, which cannot be switched at resume: "
+                "give --train.optimizer as before, or begin anew from its weights with "
+                f"--train.initial-weights {path} in another --train.folder"
+            )
         load_strictly(self.trainee.projections, payload["projections"], path)
         load_strictly(self.ema, payload["ema"], path)
         self.optimizer.load_state_dict(payload["optimizer"])
@@ -2845,7 +2914,7 @@ def fresh_state(config: Config, teacher: Restormer | None, runtime: Runtime) -> 
     trainee = Trainee(build_network(config), teacher if distils else None)
     trainee = trainee.to(runtime.device, memory_format=torch.channels_last)
     ema = copy.deepcopy(trainee.net).eval().requires_grad_(False)
-    optimizer = torch.optim.Adam(trainee.parameters(), config.train.learning_rate, (0.9, 0.99))
+    optimizer = build_optimizer(trainee.parameters(), config.train)
     scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
     evaluated = -1 if config.train.initial_weights else 0  # given weights are measured first
     return TrainState(trainee, ema, optimizer, scaler, evaluated=evaluated)

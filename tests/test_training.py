@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -140,8 +141,14 @@ def test_initial_weights_of_other_sizes_are_named(config, runtime, tmp_path):
         script.fresh_state(changed(config, train={"initial_weights": given}), None, runtime)
 
 
-@pytest.mark.parametrize("synthetic", [False, True])
-def test_interrupted_and_resumed_equals_unbroken(config, run, tmp_path, monkeypatch, synthetic):
+@pytest.mark.parametrize(
+    ("synthetic", "optimizer"), [(False, "adam"), (True, "adam"), (False, "muon")]
+)
+def test_interrupted_and_resumed_equals_unbroken(
+    config, run, tmp_path, monkeypatch, synthetic, optimizer
+):
+    monkeypatch.setattr(script.MuonAndAdam, "NARROWEST", 4)
+    config = changed(config, train={"optimizer": optimizer})
     if synthetic:
         for index in range(6):
             (config.data.root / "train" / "blurred" / f"{index}.png").unlink()
@@ -264,6 +271,12 @@ def test_switching_the_feature_term_at_resume_is_refused(config, run):
         run(changed(config, resume=True, loss={"feature": 0}))
 
 
+def test_switching_the_optimizer_at_resume_is_refused(config, run):
+    run(config)
+    with pytest.raises(script.SharpeningError, match="another optimizer.*--train.initial-weights"):
+        run(changed(config, resume=True, train={"optimizer": "muon"}))
+
+
 def test_resuming_drops_a_line_of_metrics_that_was_cut(config, run):
     run(config)
     log = config.train.folder / "metrics.jsonl"
@@ -380,6 +393,50 @@ def test_ema_network_is_not_the_trained_one(config, runtime):
     assert same(state.ema.state_dict(), copy.deepcopy(state.trainee.net).state_dict())
     assert not any(p.requires_grad for p in state.ema.parameters())
     assert state.ema is not state.trainee.net
+
+
+# --- Muon
+
+
+def stepped(kernel, gradient, steps=1):
+    """What Muon makes of a copy of the kernel at a learning rate of 0.01."""
+    kernel = torch.nn.Parameter(kernel.clone(memory_format=torch.preserve_format))
+    optimizer = script.MuonAndAdam([kernel], 0.01)
+    for _ in range(steps):
+        kernel.grad = gradient.clone()
+        optimizer.step()
+    return kernel.detach()
+
+
+def test_muon_moves_all_directions_of_a_kernel_alike():
+    kernel = torch.randn(16, 32, 3, 3)
+    scales = torch.logspace(0, -1.5, 16)[:, None, None, None]  # the last rows hardly matter
+    moved = kernel - stepped(kernel, torch.randn(16, 32, 3, 3) * scales)
+    values = torch.linalg.svdvals(moved.flatten(1)) / (0.01 * 0.2 * math.sqrt(32 * 9))
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+    size = moved.square().mean().sqrt()  # as the RMS of 0.2 that Adam's steps have
+    assert size == pytest.approx(0.01 * 0.2, rel=0.2)
+
+
+def test_muon_asks_for_the_direction_of_a_gradient_alone_and_not_for_its_memory():
+    kernel, gradient = torch.randn(16, 32, 3, 3), torch.randn(16, 32, 3, 3)
+    moved = stepped(kernel, gradient, 3)
+    assert torch.equal(stepped(kernel, 64 * gradient, 3), moved)
+    last = kernel.to(memory_format=torch.channels_last)
+    assert torch.equal(stepped(last, gradient, 3), moved)
+
+
+def test_muon_leaves_what_is_no_wide_kernel_to_adam():
+    shapes = [(64,), (15, 64, 3, 3), (64, 3, 3, 3), (4, 4)]
+    ours, oracle = ([torch.nn.Parameter(torch.ones(s)) for s in shapes] for _ in range(2))
+    optimizers = script.MuonAndAdam(ours, 0.01), torch.optim.Adam(oracle, 0.01, (0.9, 0.99))
+    optimizers[1].param_groups[0]["lr"] = optimizers[0].param_groups[0]["lr"] = 0.003
+    for a, b in zip(ours, oracle, strict=True):
+        a.grad = b.grad = torch.randn_like(a)
+    for optimizer in optimizers:
+        optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(ours, oracle, strict=True))
 
 
 # --- the teacher's results, kept
