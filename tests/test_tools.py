@@ -20,6 +20,7 @@ from tools import (
     blur_sheet,
     candidates,
     common,
+    left_out,
     pareto,
     pipeline_rate,
     pooling_table,
@@ -325,6 +326,31 @@ def test_pooling_table_has_a_cell_for_every_tile_and_window(
     assert found[0, 16] == pytest.approx(np.mean(whole), abs=1e-3)
 
 
+def test_leaving_out_a_block_costs_what_it_was_worth(tmp_path, capsys):
+    """The only block that moves anything is one: without it nothing is done, without others all."""
+    student = script.SEUNet(script.StudentConfig(width=4, max_width=8, stem=4, middle=1))
+    for module in student.modules():
+        if isinstance(module, script.ResidualBlock):
+            torch.nn.init.zeros_(module.merge.weight)
+    for module in (student.first, student.last, *student.down, *student.up):
+        torch.nn.init.zeros_(module.bias)
+    torch.nn.init.zeros_(student.first.weight)  # nothing but a bias of the block reaches the end
+    torch.nn.init.constant_(student.decoder[0][0].merge.bias, 0.5)
+    torch.nn.init.normal_(student.last.weight, std=0.1)
+    path = tmp_path / "student.pth"
+    script.save_checkpoint(path, script.network_payload(student))
+    pairs = write_pairs(tmp_path / "pairs", 2, size=(48, 64))
+    left_out.main(left_out.LeftOutConfig(path, pairs, count=2, device="cpu"))
+    result = last_line(capsys)
+    losses = result["losses"]
+    images = [script.read_pair(pair) for pair in script.find_pairs(pairs, script.DataConfig())]
+    blurry = np.mean([script.psnr(*pair) for pair in images])
+    assert list(losses)[-4:] == ["decoder.0.0", "decoder.1.0", "decoder.2.0", "decoder.2.1"]
+    assert result["psnr"] - losses.pop("decoder.0.0") == pytest.approx(blurry)
+    assert result["psnr"] < blurry - 1
+    assert set(losses.values()) == {0}
+
+
 def test_the_loss_of_every_way_that_infer_computes(student_file, tmp_path, capsys, monkeypatch):
     pytest.importorskip("openvino", reason="pip install -r requirements-dev.txt")
     monkeypatch.setattr(quantisation_loss, "calibration_crops", list)  # tests/test_openvino.py
@@ -349,7 +375,7 @@ def test_blocks_are_trained_alike_and_timed(small_demo, tmp_path, capsys):
     blocks.main(dataclasses.replace(config, backends=("pytorch",)))
     rows = {row["block"]: row for row in last_line(capsys)["rows"]}
     assert list(rows) == list(blocks.CANDIDATES)
-    assert rows["live"]["gain"] == 0 and rows["depthwise"]["gain"] != 0
+    assert rows["plain 3x3"]["gain"] == 0 and rows["depthwise"]["gain"] != 0
     assert all(row["ms_pytorch"] > 0 for row in rows.values())
     assert script.build_network is build
 

@@ -5,19 +5,32 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import tyro
 from tqdm import tqdm
 
-from main_sharpening_script import DegradationConfig, SharpeningError
+from main_sharpening_script import (
+    DataConfig,
+    DegradationConfig,
+    Pair,
+    SharpeningError,
+    StudentConfig,
+    find_pairs,
+)
 from media_files import MediaError
 
 Item = TypeVar("Item")
 
 any_camera = functools.partial(DegradationConfig, response_power=1.0)
 """Blur to measure on: all responses alike, whatever the default for training."""
+
+SMALL_STUDENT = StudentConfig(
+    width=16, max_width=96, encoder=(0, 0, 1), middle=4, decoder=(0, 1, 1)
+)
+"""With which MODEL_CARD compares losses, data and blocks: what `live` was until 91,500 steps."""
 
 
 def exit_status(work: Callable[[], Any]) -> int:
@@ -41,3 +54,11 @@ def spread(items: Sequence[Item], count: int) -> list[Item]:
         raise SharpeningError(f"at least one is needed: {count}")
     places = np.linspace(0, len(items) - 1, min(count, len(items)))
     return [items[place] for place in places.round().astype(int)]
+
+
+def chosen_pairs(folder: Path, data: DataConfig, count: int) -> list[Pair]:
+    """`count` of the pairs below `folder` whose blur is real, evenly spread."""
+    pairs = [pair for pair in find_pairs(folder, data) if pair.blurry]
+    if not pairs:
+        raise SharpeningError(f"{folder} holds no pairs of blurred and sharp images")
+    return spread(pairs, count)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import main_sharpening_script as script  # noqa: E402
-from tools.common import run_tool, spread  # noqa: E402
+from tools.common import chosen_pairs, run_tool  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,6 @@ class TableConfig:
     """Names of the folders of sharp and blurred images."""
 
 
-def chosen_pairs(config: TableConfig) -> list[script.Pair]:
-    """Pairs with a real blurred image, `count` of them."""
-    pairs = [pair for pair in script.find_pairs(config.pairs, config.data) if pair.blurry]
-    if not pairs:
-        raise script.SharpeningError(f"{config.pairs} holds no pairs of blurred and sharp images")
-    return spread(pairs, config.count)
-
-
 def measure(config: TableConfig, runtime: script.Runtime) -> tuple[dict, dict, int]:
     """PSNR (decibels, mean over the pairs) by (tile, window), of the blurred images, and count."""
     student = script.load_student(config.checkpoint)
@@ -59,7 +51,7 @@ def measure(config: TableConfig, runtime: script.Runtime) -> tuple[dict, dict, i
     }
     cells = list(itertools.product(config.tiles, config.windows))
     values: dict = {cell: [] for cell in ["blurry", *cells]}
-    pairs = chosen_pairs(config)
+    pairs = chosen_pairs(config.pairs, config.data, config.count)
     for pair in tqdm(pairs, unit="pair"):
         blurry, sharp = script.read_pair(pair)
         values["blurry"].append(script.psnr(blurry, sharp))
