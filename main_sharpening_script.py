@@ -296,7 +296,7 @@ class StudentConfig:
 
 STUDENT_SIZES = {
     "standard": StudentConfig(),
-    "live": StudentConfig(width=16, max_width=96, encoder=(0, 0, 1), middle=1, decoder=(0, 2, 1)),
+    "live": StudentConfig(width=16, max_width=96, encoder=(0, 0, 1), middle=4, decoder=(0, 1, 1)),
 }
 
 
@@ -380,9 +380,9 @@ class TrainConfig:
     giving `crops_per_image` crops."""
     optimizer: Literal["adam", "muon"] = "adam"
     """adam, as published, or muon: orthogonal updates for the convolutions, Adam for the rest. From
-    the same weights it gained half as much again in 3,000 steps (MODEL_CARD)."""
+    the same weights it gained half as much again on frames not seen, in 3,000 steps (MODEL_CARD)."""
     learning_rate: float = 5e-4
-    """Highest learning rate; Muon bears about four times that of Adam."""
+    """Highest learning rate."""
     lowest_rate: float = 1e-6
     """Learning rate at the end of every cosine cycle."""
     restart_cycles: int = 3

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # The students that ship. $1: a data set as in GoPro_dataset/README.md (which one: MODEL_CARD.md).
-# `standard` was trained in eleven stretches, `live` in five, each going on from the one before with other settings. They
+# `standard` was trained in twelve stretches, `live` in five, each going on from the one before with other settings. They
 # were stopped by hand at the steps named, where this recipe ends them with the number of epochs or a time, so that
 # learning rates differ a little.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 data=${1:?a data set}
+# proportions until the last stretch
+standard_before=(--student.middle 5 --student.decoder 1 1 1)
 run=(python main_sharpening_script.py --train.folder runs/standard)
-"${run[@]}" --data.root "$data" --train.samples runs/standard/samples \
+"${run[@]}" --data.root "$data" --train.samples runs/standard/samples "${standard_before[@]}" \
   --teacher.no-enabled --loss.perceptual 0 --loss.feature 0 --loss.kl 0 --loss.ssim 0 --loss.frequency 1 \
   --data.crop 128 --data.batch-size 8 --data.crops-per-image 2 --data.workers 0 --data.synthetic-share 0.6 \
   --degradation.motion 0.6 --degradation.video-call 0.3 --degradation.length 0 40 --degradation.length-power 2 \

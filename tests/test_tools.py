@@ -375,7 +375,7 @@ def test_blocks_are_trained_alike_and_timed(small_demo, tmp_path, capsys):
     blocks.main(dataclasses.replace(config, backends=("pytorch",)))
     rows = {row["block"]: row for row in last_line(capsys)["rows"]}
     assert list(rows) == list(blocks.CANDIDATES)
-    assert rows["plain 3x3"]["gain"] == 0 and rows["depthwise"]["gain"] != 0
+    assert rows["live"]["gain"] == 0 and rows["depthwise"]["gain"] != 0
     assert all(row["ms_pytorch"] > 0 for row in rows.values())
     assert script.build_network is build
 

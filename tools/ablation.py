@@ -24,7 +24,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import main_sharpening_script as script
 from media_files import replaced_when_done
-from tools.common import SMALL_STUDENT, run_tool
+from tools.common import run_tool
 
 WEIGHTS = {"feature": 1.0, "kl": 0.01, "ssim": 10.0, "frequency": 1.0}
 """Weight of each term beside L1 of weight 1: the starting values of the published formula."""
@@ -40,7 +40,7 @@ class AblationConfig:
     """Optimizer steps of a run."""
     crop: int = 96
     """Side of the training crops, pixels."""
-    student: tyro.conf.Suppress[script.StudentConfig] = SMALL_STUDENT
+    student: tyro.conf.Suppress[script.StudentConfig] = script.STUDENT_SIZES["live"]
     vgg_weights: Path | None = None
     """VGG-19 ImageNet weights, which add the perceptual term."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -26,7 +26,7 @@ import main_sharpening_script as script
 from tools.ablation import AblationConfig, digest, kept_result, summary, train_and_measure
 from tools.benchmark import BenchmarkConfig, time_in_turn
 from tools.candidates import runner
-from tools.common import SMALL_STUDENT, run_tool
+from tools.common import run_tool
 
 
 class DepthwiseBlock(nn.Module):
@@ -104,12 +104,13 @@ class Candidate(script.SEUNet):
                 stage[index] = block(old.merge.out_channels, old.weigh.window)
 
 
-change = functools.partial(dataclasses.replace, SMALL_STUDENT)
+LIVE = script.STUDENT_SIZES["live"]
+change = functools.partial(dataclasses.replace, LIVE)
 CANDIDATES: dict[str, tuple[script.StudentConfig, Callable]] = {
-    "plain 3x3": (SMALL_STUDENT, script.ResidualBlock),
-    "foldable 3x3": (SMALL_STUDENT, FoldableBlock),
+    "live": (LIVE, script.ResidualBlock),
+    "foldable 3x3": (LIVE, FoldableBlock),
     "depthwise": (change(encoder=(0, 1, 2), middle=6, decoder=(0, 2, 2)), DepthwiseBlock),
-    "gated (NAFNet)": (SMALL_STUDENT, GatedBlock),
+    "gated (NAFNet)": (LIVE, GatedBlock),
     "full-resolution stem": (
         change(stem=1, width=8, encoder=(0, 0, 0, 1), middle=3, decoder=(0, 0, 1, 1)),
         script.ResidualBlock,
@@ -126,9 +127,8 @@ CANDIDATES: dict[str, tuple[script.StudentConfig, Callable]] = {
         change(width=24, max_width=144, encoder=(0, 0, 0), middle=2, decoder=(0, 0, 1)),
         script.ResidualBlock,
     ),
-    "less at the bottom": (change(middle=1, decoder=(0, 2, 1)), script.ResidualBlock),
 }
-"""Name -> sizes and block: about the time of the first each, what is said apart."""
+"""Name -> sizes and block: about the time of `live` each, what is said apart."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from main_sharpening_script import (
     DegradationConfig,
     Pair,
     SharpeningError,
-    StudentConfig,
     find_pairs,
 )
 from media_files import MediaError
@@ -26,11 +25,6 @@ Item = TypeVar("Item")
 
 any_camera = functools.partial(DegradationConfig, response_power=1.0)
 """Blur to measure on: all responses alike, whatever the default for training."""
-
-SMALL_STUDENT = StudentConfig(
-    width=16, max_width=96, encoder=(0, 0, 1), middle=4, decoder=(0, 1, 1)
-)
-"""With which MODEL_CARD compares losses, data and blocks: what `live` was until 91,500 steps."""
 
 
 def exit_status(work: Callable[[], Any]) -> int:
