@@ -379,8 +379,8 @@ class TrainConfig:
     """Optimizer steps per epoch; None: as many as one pass over the training images takes, each
     giving `crops_per_image` crops."""
     optimizer: Literal["adam", "muon"] = "adam"
-    """adam, as published, or muon: orthogonal updates for the convolutions, Adam for the rest. From
-    the same weights it gained half as much again on frames not seen, in 3,000 steps (MODEL_CARD)."""
+    """adam, as published, or muon: orthogonal updates for the convolutions, Adam for the rest. In
+    as many steps from the same weights it gained half as much again on new frames (MODEL_CARD)."""
     learning_rate: float = 5e-4
     """Highest learning rate."""
     lowest_rate: float = 1e-6
