@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# What each block of a student is worth. $1: its checkpoint (MODEL_CARD: runs/standard_mixed.pth of ship_student.sh); $2 and
+# further: real pairs (blurred/ and sharp/).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+for pairs in "${@:2}"; do
+  python tools/left_out.py --checkpoint "${1:?a student}" --pairs "$pairs" --count 8
+done
