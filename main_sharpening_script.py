@@ -260,8 +260,8 @@ class StudentConfig:
     encoder: tuple[int, ...] = (0, 1, 2)
     """Blocks per encoder level, finest first."""
     middle: int = 2
-    """Blocks at the bottom, where a pixel spans `multiple` pixels. Each of five was worth 0.16 dB at
-    most, one at 1/4 or 1/8 half a decibel and more (MODEL_CARD)."""
+    """Blocks at the bottom, where a pixel spans `multiple` pixels. Each of five was worth 0.16 dB
+    at most, one at 1/4 or 1/8 half a decibel and more (MODEL_CARD)."""
     decoder: tuple[int, ...] = (1, 1, 2)
     """Blocks per decoder level, finest first like `encoder`."""
     pool_window: int | None = 256

@@ -14,8 +14,8 @@ train() { # train NAME WEIGHTS BATCH FLAGS...
     --degradation.video-call 0.3 --degradation.length 0 40 --degradation.length-power 1 --degradation.lens-chance 0.6 \
     --degradation.call-motion-chance 0.35 --degradation.noise-chance 0.55 --degradation.rescale-chance 0.55 \
     --degradation.jpeg-chance 0.65 --train.epochs 10 --train.steps-per-epoch $((steps / 10)) --train.accumulation 1 \
-    --train.restart-cycles 1 --train.optimizer muon --train.learning-rate 6e-4 --train.clip-norm 0.3 --train.evaluate-every 1 \
-    --train.compile --train.precision bf16 "${@:4}"
+    --train.restart-cycles 1 --train.optimizer muon --train.learning-rate 6e-4 --train.clip-norm 0.3 \
+    --train.evaluate-every 1 --train.compile --train.precision bf16 "${@:4}"
 }
 train standard student_pretrained.pth 32 "${@:5}"
 train live student_live.pth 64 "${@:5}"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The students that ship. $1: a data set as in GoPro_dataset/README.md (which one: MODEL_CARD.md).
-# `standard` was trained in twelve stretches, `live` in five, each going on from the one before with other settings. They
+# The students that ship. $1: a data set as in GoPro_dataset/README.md (which one: MODEL_CARD.md); $2: see the end.
+# `standard` was trained in thirteen stretches, `live` in five, each going on from the one before with other settings. They
 # were stopped by hand at the steps named, where this recipe ends them with the number of epochs or a time, so that
 # learning rates differ a little.
 set -euo pipefail
@@ -57,7 +57,8 @@ live=(python main_sharpening_script.py --train.folder runs/live --resume)
 timeout --signal TERM "${STRETCH_SECONDS:-3000}" "${live[@]}" --train.epochs 100 "${calls[@]}" || [ $? = 124 ]
 "${live[@]}" --train.epochs 143 "${reduced[@]}"
 
-# Both once more, from their averaged weights (rounded to half precision as they had shipped): longer motion without lights, half the responses nearly GoPro's
+# Both once more, from their averaged weights (rounded to half precision as they had shipped): longer motion without lights,
+# half the responses nearly GoPro's
 transfer() { # transfer NAME WEIGHTS FLAGS...
   python main_sharpening_script.py --data.root "$data" --train.folder "runs/$1" --train.samples "runs/$1/samples" \
     --train.initial-weights "$2" --teacher.no-enabled --loss.perceptual 0 --loss.feature 0 --loss.kl 0 --loss.ssim 0 \
@@ -72,20 +73,62 @@ transfer standard_on runs/standard/student_model_ema_final_epoch_131.pth --data.
   --train.epochs 56
 transfer live_on runs/live/student_model_ema_final_epoch_143.pth --data.crop 128 --data.batch-size 8 --train.epochs 40
 
-# what ships: the averaged weights, 0.7 of those after the last stretch and 0.3 of those before, which is better than either
-# on average (arXiv 2109.01903), rounded to half precision; pooling over windows (recipes/pooling.sh)
-python - <<'P'
-import main_sharpening_script as script
+mix() { # mix TARGET STEPS SHARE=CHECKPOINT...: the average of weights, which is better than any of them (arXiv 2109.01903)
+  python - "$@" <<'P' # rounded to half precision; pooling over windows (recipes/pooling.sh)
+import sys
 from pathlib import Path
 
-for before, after, target in (
-    ("standard/student_model_ema_final_epoch_131", "standard_on/student_model_ema_final_epoch_056", "student_pretrained"),
-    ("live/student_model_ema_final_epoch_143", "live_on/student_model_ema_final_epoch_040", "student_live"),
-):
-    old, new = (script.load_checkpoint(Path(f"runs/{name}.pth")) for name in (before, after))
-    pairs = {name: (old["params"][name].float(), value) for name, value in new["params"].items()}
-    new["params"] = {name: (0.3 * a + 0.7 * b).half() for name, (a, b) in pairs.items()}
-    new["student"]["pool_window"] = 256
-    new["step"] += old["step"]
-    script.save_checkpoint(Path(f"model_checkpoints/{target}.pth"), new)
+import main_sharpening_script as script
+
+target, steps, *parts = sys.argv[1:]
+shares = [float(part.split("=")[0]) for part in parts]
+payloads = [script.load_checkpoint(Path(part.split("=")[1])) for part in parts]
+mixed = payloads[-1]
+mixed["params"] = {
+    name: sum(share * each["params"][name].float() for share, each in zip(shares, payloads)).half()
+    for name in mixed["params"]
+}
+mixed["student"]["pool_window"] = 256
+mixed["step"] = int(steps)
+script.save_checkpoint(Path(target), mixed)
 P
+}
+mix runs/standard_mixed.pth 93500 0.3=runs/standard/student_model_ema_final_epoch_131.pth \
+  0.7=runs/standard_on/student_model_ema_final_epoch_056.pth
+mix model_checkpoints/student_live.pth 91500 0.3=runs/live/student_model_ema_final_epoch_143.pth \
+  0.7=runs/live_on/student_model_ema_final_epoch_040.pth
+
+# standard: of five blocks at the bottom the last two stay, and one at 1/8 is new (recipes/left_out.sh)
+python - <<'P'
+from pathlib import Path
+
+import torch
+
+import main_sharpening_script as script
+
+old = script.load_checkpoint(Path("runs/standard_mixed.pth"))
+torch.manual_seed(0)
+net = script.SEUNet()
+weights = net.state_dict()
+weights["decoder.2.1.merge.weight"] *= 0.05  # begins with hardly any effect
+for name, value in old["params"].items():
+    group, index, *rest = name.split(".")
+    if group != "middle":
+        weights[name] = value.float()
+    elif int(index) >= 3:
+        weights[".".join([group, str(int(index) - 3), *rest])] = value.float()
+net.load_state_dict(weights)
+script.save_checkpoint(Path("runs/standard_changed.pth"), script.network_payload(net, step=old["step"]))
+P
+# twice from there with Muon, the second time with responses drawn alike, more synthetic blur, and the pairs' sharp frames
+# among the photographs ($2: the data set with those as further folders sharp/)
+last() { # last NAME DATA FLAGS...
+  data=$2 transfer "$1" runs/standard_changed.pth --data.crop 192 --data.batch-size 4 --train.optimizer muon \
+    --train.learning-rate 4e-4 --train.evaluate-every 8 "${@:3}"
+}
+last standard_a "$data" --train.epochs 44
+# planned for 18,000 steps until step 555
+last standard_b "${2:?the data set with sharp frames}" --train.epochs 28 --train.seed 1 --data.synthetic-share 0.6 \
+  --degradation.response-power 1
+mix model_checkpoints/student_pretrained.pth 115500 0.3=runs/standard_b/student_model_ema_final_epoch_028.pth \
+  0.7=runs/standard_a/student_model_ema_final_epoch_044.pth
