@@ -690,7 +690,7 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
 def keep_memory() -> None:
     """Let malloc keep up to 128 MiB that was freed, in blocks of up to 32 MiB (its limit): it hands
     activations back to Linux after each layer and has them cleared again for the next, which costs
-    up to 1.15 times the time in all. One arena for all threads, or each would keep its own: 0.6 GB
+    up to 1.18 times the time in all. One arena for all threads, or each would keep its own: 0.6 GB
     for 100 megapixels. Variables MALLOC_... in the environment prevail."""
     if platform.libc_ver()[0] != "glibc" or any(name.startswith("MALLOC_") for name in os.environ):
         return
