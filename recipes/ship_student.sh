@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The students that ship. $1: a data set as in GoPro_dataset/README.md (which one: MODEL_CARD.md); $2: see the end.
-# `standard` was trained in thirteen stretches, `live` in five, each going on from the one before with other settings. They
+# `standard` was trained in fifteen stretches, `live` in five, each going on from the one before with other settings. They
 # were stopped by hand at the steps named, where this recipe ends them with the number of epochs or a time, so that
 # learning rates differ a little.
 set -euo pipefail
@@ -122,13 +122,20 @@ script.save_checkpoint(Path("runs/standard_changed.pth"), script.network_payload
 P
 # twice from there with Muon, the second time with responses drawn alike, more synthetic blur, and the pairs' sharp frames
 # among the photographs ($2: the data set with those as further folders sharp/)
-last() { # last NAME DATA FLAGS...
-  data=$2 transfer "$1" runs/standard_changed.pth --data.crop 192 --data.batch-size 4 --train.optimizer muon \
-    --train.learning-rate 4e-4 --train.evaluate-every 8 "${@:3}"
+frames=${2:?the data set with sharp frames}
+last() { # last NAME DATA WEIGHTS FLAGS...
+  data=$2 transfer "$1" "$3" --train.optimizer muon --train.learning-rate 4e-4 --train.evaluate-every 8 "${@:4}"
 }
-last standard_a "$data" --train.epochs 44
+small=(--data.crop 192 --data.batch-size 4)
+alike=(--data.synthetic-share 0.6 --degradation.response-power 1)
+last standard_a "$data" runs/standard_changed.pth "${small[@]}" --train.epochs 44
 # planned for 18,000 steps until step 555
-last standard_b "${2:?the data set with sharp frames}" --train.epochs 28 --train.seed 1 --data.synthetic-share 0.6 \
-  --degradation.response-power 1
-mix model_checkpoints/student_pretrained.pth 115500 0.3=runs/standard_b/student_model_ema_final_epoch_028.pth \
+last standard_b "$frames" runs/standard_changed.pth "${small[@]}" "${alike[@]}" --train.seed 1 --train.epochs 28
+mix runs/standard_ab.pth 115500 0.3=runs/standard_b/student_model_ema_final_epoch_028.pth \
   0.7=runs/standard_a/student_model_ema_final_epoch_044.pth
+# and twice again, the second time with larger crops as well (planned for 30,000 steps until 19,198 and 19,778)
+last standard_c "$data" runs/standard_ab.pth "${small[@]}" --train.seed 2 --train.epochs 74
+last standard_d "$frames" runs/standard_ab.pth --data.crop 256 --data.batch-size 2 "${alike[@]}" --train.seed 3 \
+  --train.epochs 74
+mix model_checkpoints/student_pretrained.pth 152500 0.5=runs/standard_d/student_model_ema_final_epoch_074.pth \
+  0.5=runs/standard_c/student_model_ema_final_epoch_074.pth
