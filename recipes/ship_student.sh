@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# The students that ship. $1: a data set as in GoPro_dataset/README.md (which one: MODEL_CARD.md); $2: see the end.
+# The students that ship. $1: a data set as in GoPro_dataset/README.md (which one: MODEL_CARD.md); $2: the same with the pairs'
+# sharp frames as further folders sharp/.
 # `standard` was trained in fifteen stretches, `live` in five, each going on from the one before with other settings. They
 # were stopped by hand at the steps named, where this recipe ends them with the number of epochs or a time, so that
 # learning rates differ a little.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-data=${1:?a data set}
+data=${1:?a data set} frames=${2:?the data set with sharp frames}
 # proportions until the last stretch
 standard_before=(--student.middle 5 --student.decoder 1 1 1)
 run=(python main_sharpening_script.py --train.folder runs/standard)
@@ -121,8 +122,7 @@ net.load_state_dict(weights)
 script.save_checkpoint(Path("runs/standard_changed.pth"), script.network_payload(net, step=old["step"]))
 P
 # twice from there with Muon, the second time with responses drawn alike, more synthetic blur, and the pairs' sharp frames
-# among the photographs ($2: the data set with those as further folders sharp/)
-frames=${2:?the data set with sharp frames}
+# among the photographs
 last() { # last NAME DATA WEIGHTS FLAGS...
   data=$2 transfer "$1" "$3" --train.optimizer muon --train.learning-rate 4e-4 --train.evaluate-every 8 "${@:4}"
 }
