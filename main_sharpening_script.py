@@ -1918,7 +1918,7 @@ def save_checkpoint(path: Path, payload: dict[str, Any]) -> None:
     whole = io.BytesIO()  # what torch.save raises on a full disk is no OSError
     torch.save(payload, whole)
     with media_files.replaced_when_done(path) as temporary:
-        temporary.write_bytes(whole.getbuffer())
+        temporary.write_bytes(whole.getvalue())  # getbuffer in a traceback ends Python 3.12
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

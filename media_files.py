@@ -515,7 +515,7 @@ def write_picture(
         file.write(encoded)
 
 
-def _encoded(picture: Picture, rgb: np.ndarray, name: str, layout: str, quality: int) -> memoryview:
+def _encoded(picture: Picture, rgb: np.ndarray, name: str, layout: str, quality: int) -> bytes:
     """The whole file, in memory: Pillow hides a full disk behind "encoder error -2"."""
     options = _save_options(picture, name, layout, quality)
     buffer = io.BytesIO()
@@ -528,7 +528,7 @@ def _encoded(picture: Picture, rgb: np.ndarray, name: str, layout: str, quality:
         )
     else:
         _as_image(picture, rgb, layout).save(buffer, name, **options)
-    return buffer.getbuffer()
+    return buffer.getvalue()  # no copy; getbuffer in a traceback ends Python 3.12
 
 
 def _as_image(picture: Picture, rgb: np.ndarray, layout: str) -> Image.Image:
