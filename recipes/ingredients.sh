@@ -4,6 +4,8 @@
 # than those of $4; $3: photographs and all real pairs; $4 and further: real pairs to measure on (blurred/ and sharp/).
 set -euo pipefail
 cd "$(dirname "$0")/.."
+photographs=${1:?sharp photographs} street=${2:?the same and real pairs} all=${3:?the same and all real pairs}
+: "${4:?real pairs to measure on}"
 out=runs/ingredients
 train() { # train NAME DATA FLAGS...
   local name=$1 data=$2
@@ -16,14 +18,14 @@ train() { # train NAME DATA FLAGS...
     --train.learning-rate 1e-3 --train.evaluate-every 4 --degradation.highlight-power 1 \
     --degradation.response-power 1 "$@"
 }
-train mild "$1"
-train few_lights "$1" --degradation.highlight-power 10
-train wide "$1" --degradation.motion 0.6 --degradation.video-call 0.3 --degradation.length 0 40 \
+train mild "$photographs"
+train few_lights "$photographs" --degradation.highlight-power 10
+train wide "$photographs" --degradation.motion 0.6 --degradation.video-call 0.3 --degradation.length 0 40 \
   --degradation.length-power 2 --degradation.object-chance 0.35
-train motion_alone "$1" --degradation.motion 1 --degradation.video-call 0 --degradation.length 4 30 \
+train motion_alone "$photographs" --degradation.motion 1 --degradation.video-call 0 --degradation.length 4 30 \
   --degradation.length-power 1
-train with_pairs "$2"
-train mostly_pairs "$3" --data.synthetic-share 0.3 --train.epochs 3 --train.evaluate-every 3
+train with_pairs "$street"
+train mostly_pairs "$all" --data.synthetic-share 0.3 --train.epochs 3 --train.evaluate-every 3
 
 # What the camera's response is worth: a live student on photographs alone, 6,000 steps
 responses() { # responses NAME FLAGS...
@@ -36,12 +38,11 @@ responses() { # responses NAME FLAGS...
     --train.epochs 4 --train.steps-per-epoch 1500 --train.accumulation 1 --train.restart-cycles 1 \
     --train.learning-rate 1e-3 --train.clip-norm 0.3 --train.evaluate-every 4 "${@:2}"
 }
-photographs=$1
 responses responses_alike --degradation.response-power 1
 responses half_nearly_linear --degradation.response-power 3
 responses linear_motion --degradation.response-power 1 --degradation.response 0 1 --degradation.highlight 0 0 \
   --degradation.motion 0.97 --degradation.video-call 0
 
 pairs=()
-for folder in "${@:4}"; do pairs+=("$(basename "$folder")=$folder"); done
+for folder in "${@:4}"; do pairs+=("$folder=$folder"); done
 python tools/validation_table.py $out/*/student_model_ema_final*.pth --pairs "${pairs[@]}"

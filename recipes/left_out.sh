@@ -3,6 +3,8 @@
 # further: real pairs (blurred/ and sharp/).
 set -euo pipefail
 cd "$(dirname "$0")/.."
+student=${1:?a student}
+: "${2:?real pairs}"
 for pairs in "${@:2}"; do
-  python tools/left_out.py --checkpoint "${1:?a student}" --pairs "$pairs" --count 8
+  python tools/left_out.py --checkpoint "$student" --pairs "$pairs" --count 8
 done

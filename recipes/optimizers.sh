@@ -4,7 +4,7 @@
 # pairs to measure on (blurred/ and sharp/), none of them in $1.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-data=${1:?a data set} begin=${2:?weights} out=runs/optimizers
+data=${1:?a data set} begin=${2:?weights} first=${3:?real pairs to measure on} out=runs/optimizers
 train() { # train NAME RATE FLAGS...
   python main_sharpening_script.py --data.root "$data" --train.folder "$out/$1" --train.samples "$out/$1/samples" \
     --train.initial-weights "$begin" --teacher.no-enabled --loss.perceptual 0 --loss.feature 0 --loss.kl 0 --loss.ssim 0 \
@@ -20,6 +20,6 @@ for rate in 6e-4 2e-3; do
     train "${optimizer}_$rate" "$rate" --train.optimizer "$optimizer"
   done
 done
-pairs=()
-for folder in "${@:3}"; do pairs+=("$(basename "$folder")=$folder"); done
+pairs=("$first=$first")
+for folder in "${@:4}"; do pairs+=("$folder=$folder"); done
 python tools/validation_table.py "$begin" $out/*/student_model_ema_final_epoch_006.pth --pairs "${pairs[@]}"

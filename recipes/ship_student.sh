@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 data=${1:?a data set} frames=${2:?the data set with sharp frames}
-# proportions until the last stretch
+# proportions until Muon
 standard_before=(--student.middle 5 --student.decoder 1 1 1)
 run=(python main_sharpening_script.py --train.folder runs/standard)
 "${run[@]}" --data.root "$data" --train.samples runs/standard/samples "${standard_before[@]}" \

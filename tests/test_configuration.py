@@ -1,6 +1,10 @@
 """Configuration: the command line reaches every field, and impossible settings are refused."""
 
+import ast
 import dataclasses
+import inspect
+import itertools
+import re
 import subprocess
 import sys
 
@@ -21,17 +25,35 @@ def test_importing_does_nothing():
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_every_field_has_a_flag_and_a_help_text(capsys):
+def test_every_field_has_a_flag_and_a_help_text(capsys, monkeypatch):
+    monkeypatch.setattr(script, "__doc__", "")  # it names flags too
     with pytest.raises(SystemExit):
         script.read_config(["--help"])
     shown = capsys.readouterr().out
-    for group in dataclasses.fields(script.Config):
-        if dataclasses.is_dataclass(value := getattr(script.Config(), group.name)):
-            for field in dataclasses.fields(value):
-                flag = f"{group.name}.{field.name}".replace("_", "-")
-                assert f"--{flag}" in shown or f"--{group.name}.no-{field.name}" in shown, flag
-        else:
-            assert f"--{group.name.replace('_', '-')}" in shown
+    defaults = script.Config()
+    groups = [(f.name, getattr(defaults, f.name)) for f in dataclasses.fields(defaults)]
+    groups = [(name, value) for name, value in groups if dataclasses.is_dataclass(value)]
+    for prefix, settings in [("", defaults), *((f"{name}.", value) for name, value in groups)]:
+        told = documented_fields(type(settings))
+        for field in dataclasses.fields(settings):
+            if field.name in dict(groups):
+                continue
+            name = f"{prefix}{field.name}".replace("_", "-")
+            flags = f"--({re.escape(name)}|{re.escape(prefix)}no-{field.name})(?![\\w.-])"
+            assert re.search(flags, shown), name
+            assert field.name in told, f"{name} is not explained"
+
+
+def documented_fields(cls: type) -> set[str]:
+    """The fields of a dataclass with a string under them."""
+    lines = ast.parse(inspect.getsource(cls)).body[0].body
+    return {
+        above.target.id
+        for above, below in itertools.pairwise(lines)
+        if isinstance(above, ast.AnnAssign)
+        and isinstance(below, ast.Expr)
+        and isinstance(below.value, ast.Constant)
+    }
 
 
 def test_flags_reach_nested_fields():

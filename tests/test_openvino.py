@@ -165,3 +165,10 @@ def test_calibration_crops_are_blurred_demo_photographs():
     crops = script.calibration_crops(64)
     assert len(crops) == 2 * len(script.demo_pairs("train"))
     assert {crop.shape for crop in crops} == {(64, 64, 3)}
+    sharp = [script.read_rgb(pair.sharp) for pair in script.demo_pairs("train")]
+    tops = [(image.shape[0] - 64) // 2 for image in sharp]
+    rows = [image[top : top + 64] for image, top in zip(sharp, tops, strict=True)]
+    originals = [crop for row in rows for crop in (row[:, :64], row[:, -64:])]
+    near = [script.psnr(crop, whole) for crop, whole in zip(crops, originals, strict=True)]
+    assert sum(value < 40 for value in near) > len(near) / 2
+    assert min(near) > 10  # of the same places

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import threading
 
 import numpy as np
@@ -132,6 +133,20 @@ def test_benchmark_refuses_a_size_that_is_none():
         benchmark.BenchmarkConfig(sizes=("5by3",))
 
 
+def test_benchmark_leaves_out_what_is_impossible_and_says_when_nothing_is_left(
+    student_file, monkeypatch, capsys
+):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    settings = {"backends": ("compiled", "pytorch"), "precisions": ("int8",), "sizes": ("32x32",)}
+    with pytest.raises(script.SharpeningError, match="nothing is left to measure"):
+        benchmark.main(benchmark.BenchmarkConfig((str(student_file),), **settings))
+    settings |= {"precisions": ("fp32",), "rounds": 1, "warm_up": 0}
+    benchmark.main(benchmark.BenchmarkConfig((str(student_file),), **settings))
+    result = last_line(capsys)
+    assert "the compiler no-such-compiler" in result["left_out"]["compiled fp32"]
+    assert {row["backend"] for row in result["rows"]} == {"pytorch"}
+
+
 @pytest.mark.parametrize("place", ["no_such_module:Class", "json:NoSuchClass", "json"])
 def test_a_wrong_import_path_is_named(place):
     with pytest.raises(script.SharpeningError, match="package.module:Class"):
@@ -254,6 +269,18 @@ def test_pipeline_rates_name_the_slowest_stage(student_file, capsys, monkeypatch
 def test_validation_names_what_its_flags_lack(settings, told):
     with pytest.raises(script.SharpeningError, match=told):
         validation.main(validation.TableConfig(checkpoints=(), device="cpu", **settings))
+
+
+def test_validation_loses_and_swaps_no_set(tmp_path):
+    """Two sets of one name would be one, and sharp images no real pairs."""
+    pairs = write_pairs(tmp_path, 1)
+    named = f"a={pairs}"
+    for settings in ({"pairs": (named, named)}, {"pairs": (named,), "sharp": (named,)}):
+        with pytest.raises(script.SharpeningError, match="a name of its own"):
+            validation.sets(validation.TableConfig(checkpoints=(), **settings))
+    shutil.rmtree(pairs / "blurred")
+    with pytest.raises(script.SharpeningError, match="no pairs of blurred and sharp"):
+        validation.sets(validation.TableConfig(checkpoints=(), pairs=(named,)))
 
 
 def test_before_after_shows_three_crops_a_row(student_file, tmp_path, capsys):

@@ -27,7 +27,8 @@ from media_files import replaced_when_done
 from tools.common import run_tool
 
 WEIGHTS = {"feature": 1.0, "kl": 0.01, "ssim": 10.0, "frequency": 1.0}
-"""Weight of each term beside L1 of weight 1: the starting values of the published formula."""
+"""Weight of each term beside L1 of weight 1: the starting values of the published formula,
+and `frequency`, which it lacks."""
 
 
 @dataclass(frozen=True)

@@ -195,6 +195,8 @@ def main(config: BenchmarkConfig) -> None:
             nets[name, backend, precision] = made
     for what, why in left_out.items():
         print(f"left out: {what}: {why}")
+    if not nets:
+        raise script.SharpeningError("nothing is left to measure: choose other --backends")
     rows = []
     for size, batch in itertools.product(config.sizes, config.batches):
         rows += measure(nets, size, batch, config)

@@ -14,6 +14,7 @@ from torch import nn
 from main_sharpening_script import (
     STUDENT_SIZES,
     OpenVinoNet,
+    Runtime,
     SEUNet,
     SharpeningError,
     calibration_crops,
@@ -65,7 +66,10 @@ def runner(net: nn.Module, backend: str, precision: str, device: str) -> Callabl
         if backend == "pytorch":
             return net
         torch._dynamo.config.recompile_limit = 256  # 8 for all students together; then not compiled
-        return torch.compile(net, dynamic=False)
+        try:
+            return Runtime(torch.device(device), DTYPES[precision]).compiled(net, dynamic=False)
+        except SharpeningError as error:
+            return str(error)
     if device != "cpu":
         return f"{backend} is measured on the CPU"
     if backend == "onnxruntime":

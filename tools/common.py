@@ -50,9 +50,14 @@ def spread(items: Sequence[Item], count: int) -> list[Item]:
     return [items[place] for place in places.round().astype(int)]
 
 
-def chosen_pairs(folder: Path, data: DataConfig, count: int) -> list[Pair]:
-    """`count` of the pairs below `folder` whose blur is real, evenly spread."""
+def real_pairs(folder: Path, data: DataConfig) -> list[Pair]:
+    """The pairs below `folder` whose blur is real; there must be some."""
     pairs = [pair for pair in find_pairs(folder, data) if pair.blurry]
     if not pairs:
         raise SharpeningError(f"{folder} holds no pairs of blurred and sharp images")
-    return spread(pairs, count)
+    return pairs
+
+
+def chosen_pairs(folder: Path, data: DataConfig, count: int) -> list[Pair]:
+    """`count` of the `real_pairs`, evenly spread."""
+    return spread(real_pairs(folder, data), count)

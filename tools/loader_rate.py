@@ -120,6 +120,8 @@ def measure(config: script.Config, runtime: script.Runtime, rate: RateConfig) ->
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    if "--help" in (sys.argv[1:] if arguments is None else arguments):
+        print(__doc__)  # below, the flags of the script
     rate, flags = tyro.cli(RateConfig, args=arguments, return_unknown_args=True, add_help=False)
     config = script.read_config(flags)
     with script.start_runtime(config) as runtime:

@@ -32,7 +32,6 @@ from main_sharpening_script import (
     SEUNet,
     calibration_crops,
     deployed,
-    find_pairs,
     load_student,
     openvino_model,
     psnr,
@@ -41,7 +40,7 @@ from main_sharpening_script import (
     sharpen_image,
 )
 from tools.candidates import DTYPES
-from tools.common import run_tool, spread
+from tools.common import chosen_pairs, run_tool
 
 Way = Callable[[np.ndarray], np.ndarray]
 
@@ -90,7 +89,7 @@ def main(config: LossInQualityConfig) -> None:
     if config.threads:
         torch.set_num_threads(config.threads)
     student = load_student(config.checkpoint)
-    pairs = spread(find_pairs(config.pairs, DataConfig()), config.images)
+    pairs = chosen_pairs(config.pairs, DataConfig(), config.images)
     ways = openvino_ways(student) | pytorch_ways(student, config.device)
     values: dict[str, list[float]] = {name: [] for name in ("blurry", *ways)}
     nearness: dict[str, list[float]] = {name: [] for name in ways}

@@ -77,7 +77,7 @@ def works(config: PassConfig) -> dict[str, Callable[[], Any]]:
         made[f"ours{kind}"] = partial(run, ours, blurry, runtime)
         made[f"student_step{kind}"] = partial(run, student, blurry, runtime, training=True)
     if config.compile:
-        made["ours_compiled"] = partial(run, torch.compile(ours, dynamic=False), blurry, fp32)
+        made["ours_compiled"] = partial(run, fp32.compiled(ours, dynamic=False), blurry, fp32)
     return made
 
 

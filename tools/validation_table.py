@@ -10,6 +10,7 @@ image should pass almost unchanged.
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,7 +21,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import main_sharpening_script as script  # noqa: E402
 from tools.candidates import load_peer  # noqa: E402
-from tools.common import any_camera, run_tool  # noqa: E402
+from tools.common import any_camera, real_pairs, run_tool  # noqa: E402
 
 CONDITIONS = {
     "motion": any_camera(motion=1.0, video_call=0.0),
@@ -77,25 +78,33 @@ class UnsharpMask(torch.nn.Module):
         return 1.5 * blurry - 0.5 * torch.nn.functional.conv2d(padded, kernel, groups=3)
 
 
+def named_folders(entries: Sequence[str]) -> list[tuple[str, Path]]:
+    """(name, folder) of each `name=folder`."""
+    parts = [entry.partition("=") for entry in entries]
+    if nameless := [name for name, equals, _ in parts if not equals]:
+        raise script.SharpeningError(f"give a name for the table: some_name={nameless[0]}")
+    return [(name, Path(folder)) for name, _, folder in parts]
+
+
 def sets(config: TableConfig) -> dict[str, script.TestImages]:
     """Name of each validation set -> its images."""
     base, found = script.Config(device=config.device), {}
-    for entry in (*config.pairs, *config.sharp):
-        name, equals, folder = entry.partition("=")
-        if not equals:
-            raise script.SharpeningError(f"give a name for the table: some_name={entry}")
-        pairs, blurs = script.find_pairs(Path(folder), base.data), {"": base.degradation}
-        if entry in config.sharp:
-            pairs = [dataclasses.replace(pair, blurry=None) for pair in pairs]
-            blurs = CONDITIONS
-        for condition, blur in blurs.items():
+    names = [name for name, _ in named_folders((*config.pairs, *config.sharp))]
+    if len(set(names)) < len(names):
+        raise script.SharpeningError(f"give each set a name of its own: {', '.join(names)}")
+    for name, folder in named_folders(config.pairs):
+        found[name] = script.TestImages(real_pairs(folder, base.data), base)
+    for name, folder in named_folders(config.sharp):
+        pairs = script.find_pairs(folder, base.data)
+        pairs = [dataclasses.replace(pair, blurry=None) for pair in pairs]
+        for condition, blur in CONDITIONS.items():
             settings = dataclasses.replace(base, degradation=blur)
-            found[f"{name} {condition}".strip()] = script.TestImages(pairs, settings)
+            found[f"{name} {condition}"] = script.TestImages(pairs, settings)
     return found
 
 
 def main(config: TableConfig) -> None:
-    results = {}
+    images_of, results = sets(config), {}
     with script.start_runtime(script.Config(device=config.device)) as runtime:
         nets = {"unsharp": UnsharpMask()}
         for path in config.checkpoints:
@@ -110,7 +119,7 @@ def main(config: TableConfig) -> None:
         if config.teacher is not None:
             teacher = script.restormer_from_weights(config.teacher)
             nets["teacher"] = teacher.to(runtime.device)
-        for name, images in sets(config).items():
+        for name, images in images_of.items():
             results[name] = script.evaluate_quality(nets, images, runtime)
             print(f"\n{name}")
             script.print_table(results[name], ("blurry", *nets))
