@@ -126,7 +126,8 @@ class DataConfig:
     root: Path = Path("GoPro_dataset")
     """Folder with train/ and test/; README shows the layouts that are understood."""
     blurred_names: tuple[str, ...] = ("blurred", "blur", "input", "blur_gamma")
-    """Names of a folder of blurred images; the first that stands beside a sharp one is read."""
+    """Names of a folder of blurred images; the first that stands beside a sharp one is read.
+    None at all: every sharp image is blurred synthetically."""
     sharp_names: tuple[str, ...] = ("sharp", "target")
     """Names of a folder of sharp images; one with no blurred beside it is blurred synthetically."""
     synthetic_share: float = 0.5
@@ -320,6 +321,16 @@ class TeacherConfig:
     """Folder that keeps the teacher's results on the whole training images, to be cropped like
     them: the released teacher's passes over crops are 92 % of a step. Not for the feature term,
     whose taps would take 90 MB an image, nor for synthetic blur, which is new each time."""
+
+    def __post_init__(self) -> None:
+        counts = (self.dim, *self.blocks, *self.heads)
+        if min(counts) < 1 or self.refinement_blocks < 0 or self.dim % 2:
+            raise ValueError("teacher.dim must be even, its blocks and heads at least 1 each")
+        if any(self.dim * 2**level % heads for level, heads in enumerate(self.heads)):
+            raise ValueError(
+                f"teacher.heads {self.heads} must divide the channels of each level, "
+                f"{self.dim} at the first and twice as many at each below"
+            )
 
 
 @dataclass(frozen=True)
@@ -634,7 +645,8 @@ class Runtime:
         Raises `SharpeningError` where the compiler is missing that this takes: of C++ for a CPU, of
         C for a GPU."""
         on_cpu, variables = self.device.type == "cpu", os.environ
-        names = [variables.get("CXX", "g++")] if on_cpu else [variables.get("CC", "gcc"), "clang"]
+        names = [variables.get("CXX") or "g++"]
+        names = names if on_cpu else [variables.get("CC") or "gcc", "clang"]
         if not any(shutil.which(shlex.split(name)[0]) for name in names):
             raise SharpeningError(
                 f"torch.compile needs the compiler {names[0]}, which is not installed: install it, "
@@ -826,7 +838,8 @@ def find_pairs(folder: Path, config: DataConfig) -> list[Pair]:
 
     Understood: any tree in which folders named as in `DataConfig.sharp_names` hold images, beside
     folders named as in `blurred_names` or alone. Raises SharpeningError if there is no image, a
-    name has no partner, or two images share a name.
+    name has no partner, two images share a name, or images would be passed over: those beside a
+    lonely sharp folder, which may be its blurred ones, and those in folders below.
     """
     pairs, seen = [], set()
     for parent, children, _ in os.walk(folder, followlinks=True):
@@ -838,6 +851,12 @@ def find_pairs(folder: Path, config: DataConfig) -> list[Pair]:
         sharp = next((name for name in config.sharp_names if name in children), None)
         if sharp is not None:
             blurred = next((name for name in config.blurred_names if name in children), None)
+            others = {*children} - {sharp} if config.blurred_names and not blurred else ()
+            if unread := first_with_images(here, others):
+                raise SharpeningError(
+                    f"{unread} lies beside {here / sharp} but is not read: if it holds the blurred "
+                    f"images, give --data.blurred-names {unread.name}, else move it away"
+                )
             pairs += match_pairs(here / sharp, blurred and here / blurred, here.relative_to(folder))
             read = {*config.sharp_names, *config.blurred_names}
             children[:] = [name for name in children if name not in read]
@@ -865,13 +884,29 @@ def match_pairs(sharp: Path, blurred: Path | None, prefix: Path) -> list[Pair]:
     return [Pair((prefix / n).as_posix(), path, blurs[n]) for n, path in sharps.items()]
 
 
+def is_image(name: str) -> bool:
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+
+
+def first_with_images(folder: Path, names: Iterable[str]) -> Path | None:
+    """The first of the folders `names` in `folder` that holds images, hidden ones left alone."""
+    shown = (folder / name for name in natsorted(names) if not name.startswith("."))
+    return next((path for path in shown if any(is_image(p.name) for p in path.iterdir())), None)
+
+
 def images_by_name(folder: Path) -> dict[str, Path]:
     """Name without `_blurred`, `_blur`, `_sharp` and suffix -> path, of the images in `folder`."""
     found: dict[str, Path] = {}
+    below = (entry.name for entry in os.scandir(folder) if entry.is_dir())
+    if unread := first_with_images(folder, below):
+        raise SharpeningError(
+            f"{unread} is not read, as it lies in {folder.name}: let each scene hold its own, as "
+            f"in {folder.parent / unread.name / folder.name}"
+        )
     for entry in os.scandir(folder):
-        stem, suffix = Path(entry.name).stem, Path(entry.name).suffix
-        if suffix.lower() not in IMAGE_SUFFIXES or stem.startswith("."):
+        if not is_image(entry.name):
             continue
+        stem = Path(entry.name).stem
         name = stem.removesuffix("_blurred").removesuffix("_blur").removesuffix("_sharp")
         if name in found:
             raise SharpeningError(f"{found[name]} and {entry.path} share a name: remove one")
@@ -993,9 +1028,8 @@ class GoProSharpeningDataset(Dataset):
         count = self.config.crops_per_image
         crops = [same_crop(images, size, rng, self.reduction(rng)) for _ in range(count)]
         sides = (torch.stack(side) for side in zip(*crops, strict=True))
-        first = draw * count if pair.blurry is None else -1
-        keys = torch.arange(first, first + count) if first >= 0 else torch.full((count,), -1)
-        return *sides, keys
+        keys = torch.arange(draw * count, (draw + 1) * count)
+        return *sides, keys if pair.blurry is None else torch.full_like(keys, -1)
 
 
 def fill_cache(pairs: Sequence[Pair], budget: int) -> dict[Pair, tuple[np.ndarray, ...]]:
@@ -1941,7 +1975,7 @@ def network_weights(payload: dict[str, Any]) -> dict[str, Tensor]:
     """The state dict in what a checkpoint of this or another training script holds: the averaged
     weights where there are any."""
     kept = ("ema", "params_ema", "params", "state_dict")
-    weights = next((payload[key] for key in kept if key in payload), payload)
+    weights = next((payload[key] for key in kept if isinstance(payload.get(key), dict)), payload)
     tensors = ((name, value) for name, value in weights.items() if isinstance(value, Tensor))
     return {name.removeprefix("module."): value for name, value in tensors}
 
@@ -2407,7 +2441,9 @@ def evaluate_quality(
             if folder is not None:
                 save_strip(folder / images.pairs[index].name, [*shown.values(), sharp])
     count, *totals = runtime.total([len(share), *sums.values()])
-    return {"images": int(count), **{n: t / count for n, t in zip(sums, totals, strict=True)}}
+    made = sum(pair.blurry is None for pair in images.pairs)
+    counts = {"images": int(count), "blurred_synthetically": made}
+    return counts | {n: t / count for n, t in zip(sums, totals, strict=True)}
 
 
 def save_strip(stem: Path, images: Sequence[np.ndarray]) -> None:
@@ -3032,23 +3068,29 @@ class RunLog:
 
 def check_finite(
     losses: Sequence[Tensor],
+    norm: Tensor,
     numbers: Sequence[int],
-    step: int,
+    state: TrainState,
     dataset: GoProSharpeningDataset,
     runtime: Runtime,
 ) -> None:
-    """Raise, naming the step and the images, if the loss of a micro-batch is not finite."""
-    values = torch.stack(list(losses)).tolist()  # the step's only wait for a GPU
-    for value, micro in zip(values, numbers, strict=True):
+    """Raise, naming the step and the images, if the loss of a micro-batch is not finite or, but in
+    fp16, where the scaler leaves out such a step, the norm of the gradient of all."""
+    *values, norm = torch.stack([*losses, norm]).tolist()  # the step's only wait for a GPU
+    found = [("loss", v, [n]) for v, n in zip(values, numbers, strict=True)]
+    if not state.scaler.is_enabled():
+        found.append(("gradient", norm, numbers))
+    for what, value, micros in found:
         if math.isfinite(value):
             continue
         images = dataset.config.batch_size // dataset.config.crops_per_image
-        draws = MicroBatches(images, 0, runtime.rank, runtime.world).draws(micro)
+        share = MicroBatches(images, 0, runtime.rank, runtime.world)
+        draws = itertools.chain.from_iterable(map(share.draws, micros))
         names = sorted({str(dataset.pair(draw).sharp) for draw in draws})
         raise SharpeningError(
-            f"the loss is {value} at step {step} in a batch of {', '.join(names)}; what was "
-            "saved stays: look at these images, or lower --train.learning-rate, then --resume with "
-            "the same --train.folder"
+            f"the {what} is {value} at step {state.step + 1} in a batch of {', '.join(names)}; "
+            "what was saved stays: look at these images, or lower --train.learning-rate, then "
+            "--resume with the same --train.folder"
         )
 
 
@@ -3131,7 +3173,8 @@ def train(config: Config, runtime: Runtime) -> Path:
     steps_per_epoch, steps = plan_steps(config, len(dataset), runtime.world)
     first_micro = state.step * settings.accumulation
     runtime.say(
-        f"{len(dataset)} training images, {steps} steps in {settings.epochs} epochs, "
+        f"{len(dataset.real)} real training pairs, {len(dataset.synthetic)} images blurred "
+        f"synthetically, {steps} steps in {settings.epochs} epochs, "
         f"{parameters(state.trainee.net) / 1e6:.2f} M parameters, {device_name(runtime)}, "
         f"{runtime.precision}"
     )
@@ -3173,10 +3216,10 @@ def train(config: Config, runtime: Runtime) -> Path:
                 losses.append(total.detach())
                 numbers.append(number)
 
-            check_finite(losses, numbers, state.step + 1, dataset, runtime)
             state.scaler.unscale_(state.optimizer)
-            if settings.clip_norm:
-                nn.utils.clip_grad_norm_(state.trainee.parameters(), settings.clip_norm)
+            weights, limit = state.trainee.parameters(), settings.clip_norm or math.inf
+            norm = nn.utils.clip_grad_norm_(weights, limit)
+            check_finite(losses, norm, numbers, state, dataset, runtime)
             state.scaler.step(state.optimizer)
             state.scaler.update()
             state.optimizer.zero_grad(set_to_none=True)
@@ -3292,6 +3335,11 @@ def read_config(arguments: Sequence[str] | None = None) -> Config:
         if getattr(config, flag) and not any(getattr(config, mode) for mode in modes):
             wanted = " or ".join(f"--{mode}" for mode in modes)
             raise SharpeningError(f"--{flag.replace('_', '-')} is for {wanted}: add it")
+    if look.size and (config.infer or config.evaluate):
+        raise SharpeningError(
+            "--size is for training: choose a trained student with --checkpoint, such as "
+            "model_checkpoints/student_live.pth"
+        )
     return config
 
 

@@ -217,15 +217,15 @@ def _decoded_picture(path: Path, file: BinaryIO, image: Image.Image) -> Picture:
     stored_orientation = image.tag_v2.get(ORIENTATION, 1) if image.format == "TIFF" else 1
     image.load()  # for 16-bit colour too: Pillow finds damage that FFmpeg passes over
     if bits == 16:
-        planes = _planes_of_16_bits(path, file, image, stored_orientation)
-        rgb, alpha, black, layout = planes
+        *planes, layout = _planes_of_16_bits(path, file, image, stored_orientation)
     else:
-        rgb, alpha, black, layout = _planes_of_8_bits(path, image)
+        *planes, layout = _planes_of_8_bits(path, image)
     orientation, metadata = _metadata(image, notes)
+    rgb, alpha, black = (p if p is None else _upright(p, orientation) for p in planes)
     return Picture(
-        rgb=_upright(rgb, orientation),
-        alpha=None if alpha is None else _upright(alpha, orientation),
-        black=None if black is None else _upright(black, orientation),
+        rgb=rgb,
+        alpha=alpha,
+        black=black,
         layout=layout,
         mode=image.mode,
         format=image.format.replace("MPO", "JPEG"),  # JPEG with further pictures after the first
@@ -255,11 +255,13 @@ def _bits_per_channel(path: Path, file: BinaryIO, image: Image.Image) -> Literal
     elif image.format == "SGI":
         bits = 8 * head[3]
     elif image.format == "PPM":
-        bits = _bits_of_ppm(head)
+        bits = _bits_of_ppm(path, head)
     elif image.mode.startswith("I;16"):
         bits = 16
+    if image.mode == "F":
+        bits, kind = 32, "float"
     grey = image.mode.startswith("I") or image.format in ("PNG", "TIFF")
-    if kind != "integer" or image.mode == "F" or bits not in (8, 16) or (bits == 16 and not grey):
+    if kind != "integer" or bits not in (8, 16) or (bits == 16 and not grey):
         name = f"{bits}-bit {kind if kind != 'integer' else 'channels'}"
         reason = f"{image.format} with {name} cannot be kept exactly: "
         raise MediaError(path, reason + "convert it to 8 or 16-bit PNG or TIFF first")
@@ -283,12 +285,19 @@ def _refuse_odd_tiff_of_16_bits(path: Path, image: Image.Image) -> None:
         raise MediaError(path, f"a 16-bit TIFF with {what} cannot be kept exactly: {advice}")
 
 
-def _bits_of_ppm(head: bytes) -> int:
-    """8 or 16 where the largest value is 255 or 65535, 8 for bitmaps, else 0 (refused)."""
-    fields = re.sub(rb"#[^\n]*", b" ", head[:2000]).split(maxsplit=4)
-    if fields[0] in (b"P1", b"P4"):
+def _bits_of_ppm(path: Path, head: bytes) -> int:
+    """8 or 16 where the largest value is 255 or 65535, others are refused; 8 where there is none:
+    bitmaps (P1, P4), and floats, whose mode tells."""
+    kind, _, _, largest, *_ = re.sub(rb"#[^\n]*", b" ", head[:2000]).split(maxsplit=4)
+    if kind not in (b"P2", b"P3", b"P5", b"P6"):
         return 8
-    return {b"255": 8, b"65535": 16}.get(fields[3], 0) if fields[0][:1] == b"P" else 0
+    if largest not in (b"255", b"65535"):
+        raise MediaError(
+            path,
+            f"its largest value is {largest.decode('ascii', 'replace')}, not 255 or 65535, and "
+            "cannot be kept: convert it to 8 or 16-bit PNG first",
+        )
+    return 8 if largest == b"255" else 16
 
 
 def _peek(file: BinaryIO, size: int) -> bytes:
@@ -312,7 +321,8 @@ def _planes_of_8_bits(path: Path, image: Image.Image) -> tuple:
     colours = 1 if layout in ("L", "LA") else 3
     rgb = _pixels(held, 0, colours)
     alpha = _pixels(held, colours, colours + 1)[..., 0] if layout.endswith("A") else None
-    if image.mode == "P" and (rgb == rgb[..., :1]).all():
+    profile = image.info.get("icc_profile") or b""
+    if image.mode == "P" and profile[16:20] != b"RGB " and (rgb == rgb[..., :1]).all():
         layout = layout.replace("RGB", "L")
     return (rgb.repeat(3, axis=2) if colours == 1 else rgb), alpha, None, layout
 
@@ -375,9 +385,11 @@ def _metadata(image: Image.Image, notes: list[str]) -> tuple[int, dict]:
         orientation = exif.get(ORIENTATION, 1)
         if image.format == "TIFF":
             exif_bytes = _descriptive(exif).tobytes()
-        elif orientation != 1:
+        elif orientation != 1 or (exif and not exif_bytes):  # a PNG may hide it in text
             exif[ORIENTATION] = 1
             exif_bytes = exif.tobytes()
+        elif exif_bytes and not exif_bytes.startswith(b"Exif\0\0"):
+            exif_bytes = b"Exif\0\0" + exif_bytes  # WebP does without, JPEG does not
     except DECODER_ERRORS as error:
         exif_bytes = b""
         notes.append(f"its EXIF block is damaged and left out ({error})")
@@ -411,7 +423,19 @@ def _format_options(file: BinaryIO, image: Image.Image) -> dict:
     if image.format in ("JPEG", "MPO"):
         sampling = JpegImagePlugin.get_sampling(image)
         options = {"subsampling": sampling} if sampling >= 0 else {}
+        iptc = [data for name, data in image.applist if name == "APP13"]  # captions, credits
+        if markers := [b"\xff\xed" + struct.pack(">H", 2 + len(data)) + data for data in iptc]:
+            options["extra"] = b"".join(markers)
+        if comment := image.info.get("comment"):
+            options["comment"] = comment
         return options | {"progressive": bool(image.info.get("progressive"))}
+    if image.format == "AVIF":
+        head = _peek(file, 1 << 20)
+        flags = head[head.find(b"av1C") + 6] >> 2 & 7  # no colour, halved across, halved down
+        kinds = {0b000: "4:4:4", 0b010: "4:2:2", 0b011: "4:2:0"}
+        return {"subsampling": kinds[flags]} if flags in kinds else {}
+    if image.format == "JPEG2000":
+        return {"no_jp2": _peek(file, 4) == b"\xff\x4f\xff\x51"}
     if image.format == "WEBP":
         lossless = any(name == b"VP8L" for name, _ in _chunks(file, 12, "<"))
         return {"lossless": True, "exact": True} if lossless else {}
@@ -423,13 +447,14 @@ def _format_options(file: BinaryIO, image: Image.Image) -> dict:
         kept = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"tEXt", b"zTXt", b"iTXt")
         found = [chunk for chunk in _chunks(file, 8, ">") if chunk[0] in kept]
         # XMP travels by itself, and an old way of hiding EXIF in text would turn the image twice
-        private = (b"XML:com.adobe.xmp", b"Raw profile type")
+        hidden = tuple(b"Raw profile type " + kind for kind in (b"exif", b"APP1", b"xmp"))
+        private = (b"XML:com.adobe.xmp", *hidden)
         return {"chunks": [(name, data) for name, data in found if not data.startswith(private)]}
     return {}
 
 
 def _chunks(file: BinaryIO, start: int, order: Literal["<", ">"]) -> list[tuple[bytes, bytes]]:
-    """Names and contents (up to 1 MB, image data not at all) of the chunks of a PNG or RIFF."""
+    """Names of the chunks of a PNG or RIFF; of a PNG with their contents, but for image data."""
     found = []
     position = file.tell()
     file.seek(start)
@@ -437,10 +462,11 @@ def _chunks(file: BinaryIO, start: int, order: Literal["<", ">"]) -> list[tuple[
         if order == ">":
             (size, name), padding = struct.unpack(">I4s", head), 4  # a checksum follows
         else:
-            (name, size), padding = struct.unpack("<4sI", head), struct.unpack("<4sI", head)[1] % 2
-        small = size <= 1 << 20 and name != b"IDAT"
-        found.append((name, file.read(size) if small else b""))
-        file.seek(padding if small else size + padding, os.SEEK_CUR)
+            name, size = struct.unpack("<4sI", head)
+            padding = size % 2
+        wanted = order == ">" and name not in (b"IDAT", b"fdAT")
+        found.append((name, file.read(size) if wanted else b""))
+        file.seek(padding if wanted else size + padding, os.SEEK_CUR)
     file.seek(position)
     return found
 
@@ -575,8 +601,8 @@ def _save_options(picture: Picture, name: str, layout: str, quality: int) -> dic
     if name in ("JPEG", "WEBP", "AVIF"):
         exact = name == "AVIF" and layout.endswith("A")  # AVIF's alpha is exact at 100 only
         options |= {"quality": 100 if exact else quality, "xmp": picture.xmp}
-    if name == "JPEG":
-        options.setdefault("subsampling", 0)  # whole chroma, unless a JPEG had it halved
+    if name in ("JPEG", "AVIF") and not layout.startswith("L"):
+        options.setdefault("subsampling", "4:4:4")  # unless the source had its chroma halved
     if picture.dpi:
         options["dpi"] = picture.dpi
     same_space = layout.rstrip("A") == picture.layout.rstrip("A")

@@ -134,6 +134,11 @@ def test_initial_weights_bring_their_sizes(tmp_path):
         (["--resume", "--train.initial-weights", "a.pth"], "leave out --train.initial-weights"),
         (["--checkpoint", "a.pth"], "--checkpoint is for --infer or --evaluate"),
         (["--infer", "--teacher-too"], "--teacher-too is for --evaluate"),
+        (["--infer", "--size", "live"], "student_live.pth"),
+        (["--evaluate", "--size", "live"], "--size is for training"),
+        (["--teacher.dim", "15"], "must be even"),
+        (["--teacher.blocks", "0", "1", "1", "1"], "at least 1 each"),
+        (["--teacher.heads", "3", "3", "3", "3"], "must divide the channels"),
     ],
 )
 def test_impossible_settings_say_why(flags, reason, capsys):

@@ -50,6 +50,23 @@ def test_only_sharp_is_blurred_synthetically(tmp_path):
     assert pair.blurry is None
 
 
+def test_images_that_would_be_passed_over_are_refused(tmp_path):
+    """Blurred ones under an unknown name would be replaced by synthetic blur without a word."""
+    write_pairs(tmp_path / "a", 1, names=("lq", "sharp"))
+    (tmp_path / "a" / "notes").mkdir()
+    with pytest.raises(script.SharpeningError, match=r"lq lies beside .*blurred-names lq"):
+        script.find_pairs(tmp_path / "a", DATA)
+    for known in (("lq",), ()):
+        named = dataclasses.replace(DATA, blurred_names=known)
+        assert bool(script.find_pairs(tmp_path / "a", named)[0].blurry) == bool(known)
+    write_pairs(tmp_path / "b", 1)
+    write_pairs(tmp_path / "b", 1, names=("blurred/.thumbnails", "sharp/.thumbnails"))
+    assert names(tmp_path / "b") == ["0"]
+    write_pairs(tmp_path / "b", 1, names=("blurred/001", "sharp/001"))
+    with pytest.raises(script.SharpeningError, match=r"sharp/001 is not read.*as in .*001/sharp"):
+        script.find_pairs(tmp_path / "b", DATA)
+
+
 def test_a_folder_link_that_leads_back_ends(tmp_path):
     write_pairs(tmp_path / "scene", 1)
     (tmp_path / "scene" / "loop").symlink_to(tmp_path)

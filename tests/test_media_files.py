@@ -172,8 +172,10 @@ def test_deep_formats_that_would_be_cut_are_refused(tmp_path):
     (tmp_path / "a.ppm").write_bytes(b"P6 16 16 65535\n" + deep.astype(">u2").tobytes())
     (tmp_path / "b.pgm").write_bytes(b"P5 16 16 100\n" + bytes(256))
     tifffile.imwrite(tmp_path / "c.tif", deep, photometric="rgb", tile=(16, 16))
-    for name in ("a.ppm", "b.pgm", "c.tif"):
-        with pytest.raises(MediaError, match="first"):
+    (tmp_path / "d.pfm").write_bytes(b"Pf\n16 16\n-1.0\n" + bytes(1024))
+    reasons = {"a.ppm": "16-bit", "b.pgm": "value is 100,", "c.tif": "tiled", "d.pfm": "float"}
+    for name, reason in reasons.items():
+        with pytest.raises(MediaError, match=f"{reason}.* first"):
             read_picture(tmp_path / name)
 
 
@@ -283,7 +285,101 @@ def test_jpeg_keeps_its_chroma_sampling_and_obeys_quality(tmp_path):
     assert sizes[0] < sizes[1]
 
 
+@pytest.mark.parametrize("sampling", ["4:4:4", "4:2:2", "4:2:0"])
+def test_avif_keeps_its_chroma_sampling(tmp_path, sampling):
+    stripes = np.zeros((32, 32, 3), np.uint8)
+    stripes[:, ::2, 0] = stripes[:, 1::2, 2] = 255  # red and blue by turns: halved, they mix
+    image = Image.fromarray(stripes)
+    path = saved(tmp_path, image, "a.avif", "AVIF", subsampling=sampling, quality=95)
+    picture, again = round_trip(path)
+    assert picture.options == again.options == {"subsampling": sampling}
+    loss = np.abs(again.rgb.astype(int) - stripes).mean()
+    assert loss < 5 if sampling == "4:4:4" else loss > 40
+    png = saved(tmp_path, image, "b.png", "PNG")
+    write_picture(read_picture(png), stripes, tmp_path / "c.avif", format="avif")
+    assert np.abs(read_picture(tmp_path / "c.avif").rgb.astype(int) - stripes).mean() < 5
+
+
+def test_a_bare_jpeg_2000_codestream_stays_one(tmp_path):
+    for name, no_jp2 in (("a.jp2", False), ("b.j2k", True)):
+        path = saved(tmp_path, picture_of("RGB"), name, "JPEG2000", no_jp2=no_jp2)
+        picture = read_picture(path)
+        write_picture(picture, picture.rgb, tmp_path / "out.j2k")
+        assert (tmp_path / "out.j2k").read_bytes()[:4] == path.read_bytes()[:4]
+
+
 # Metadata -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["jpg", "png", "webp", "tif", "avif"])
+@pytest.mark.parametrize("source", ["jpg", "png", "webp", "tif", "avif"])
+def test_exif_survives_a_change_of_format(tmp_path, source, target):
+    exif = Image.Exif()
+    exif[271] = "Maker"
+    format = media_files.format_name(source)
+    picture = read_picture(saved(tmp_path, picture_of("RGB"), f"a.{source}", format, exif=exif))
+    write_picture(picture, picture.rgb, tmp_path / f"out.{target}", format=target)
+    with Image.open(tmp_path / f"out.{target}") as image:
+        assert image.getexif()[271] == "Maker"
+
+
+def raw_profile(kind: str, data: bytes) -> str:
+    """Bytes as older programs hide them in a text of a PNG."""
+    digits = data.hex()
+    lines = [digits[i : i + 72] for i in range(0, len(digits), 72)]
+    return "\n".join(["", kind, f"{len(data):8d}", *lines, ""])
+
+
+@pytest.mark.parametrize("orientation", [None, 1, 6])
+def test_exif_hidden_in_the_text_of_a_png_survives(tmp_path, orientation):
+    exif, info = Image.Exif(), PngImagePlugin.PngInfo()
+    exif[271] = "Maker"
+    if orientation:
+        exif[0x0112] = orientation
+    info.add_text("Raw profile type exif", raw_profile("exif", exif.tobytes()), zip=True)
+    info.add_text("Raw profile type iptc", raw_profile("iptc", b"a caption"), zip=True)
+    path = saved(tmp_path, picture_of("RGB"), "a.png", "PNG", pnginfo=info)
+    picture = read_picture(path)
+    assert picture.rgb.shape[:2] == ((37, 24) if orientation == 6 else (24, 37))
+    write_picture(picture, picture.rgb, tmp_path / "out.png")
+    with Image.open(tmp_path / "out.png") as image:
+        assert image.getexif()[271] == "Maker"
+        assert image.getexif().get(0x0112, 1) == 1
+        assert "Raw profile type exif" not in image.text
+        assert b"a caption".hex() in image.text["Raw profile type iptc"]
+
+
+def test_a_long_text_in_a_png_survives(tmp_path):
+    info, workflow = PngImagePlugin.PngInfo(), "step " * 250_000
+    info.add_itxt("workflow", workflow)
+    path = saved(tmp_path, picture_of("RGB"), "a.png", "PNG", pnginfo=info)
+    picture = read_picture(path)
+    write_picture(picture, picture.rgb, tmp_path / "out.png")
+    with Image.open(tmp_path / "out.png") as image:
+        image.load()
+        assert image.text["workflow"] == workflow
+
+
+def test_captions_and_comments_of_a_jpeg_survive(tmp_path):
+    path = saved(tmp_path, picture_of("RGB"), "a.jpg", "JPEG", comment=b"by me")
+    caption = b"\x1c\x02\x78\x00\x07harbour"
+    block = b"Photoshop 3.0\0" + b"8BIM\x04\x04\0\0" + struct.pack(">I", len(caption)) + caption
+    start, rest = path.read_bytes()[:2], path.read_bytes()[2:]
+    path.write_bytes(start + b"\xff\xed" + struct.pack(">H", len(block) + 2) + block + rest)
+    picture = read_picture(path)
+    write_picture(picture, picture.rgb, tmp_path / "out.jpg")
+    with Image.open(tmp_path / "out.jpg") as image:
+        assert image.info["comment"] == b"by me"
+        assert b"harbour" in image.info["photoshop"][0x0404]
+
+
+def test_a_grey_palette_with_a_profile_of_colours_stays_in_its_space(tmp_path):
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    image = Image.fromarray(gradient(24, 37, 1)[..., 0]).convert("P")
+    image.putpalette([level for level in range(256) for _ in range(3)])
+    picture, again = round_trip(saved(tmp_path, image, "a.png", "PNG", icc_profile=icc))
+    assert picture.layout == again.layout == "RGB"
+    assert again.icc == icc
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -84,6 +84,13 @@ def test_a_compiled_student_computes_the_same(runtime):
     assert not torch.allclose(restored, blurry, atol=1e-2)
 
 
+def test_an_empty_name_of_the_compiler_means_the_usual_one(runtime, monkeypatch):
+    monkeypatch.setenv("CXX", "")
+    monkeypatch.setattr(script.shutil, "which", lambda name: None)
+    with pytest.raises(script.SharpeningError, match=r"the compiler g\+\+"):
+        runtime.compiled(nn.Identity())
+
+
 def test_without_a_compiler_compiling_is_refused(runtime, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(script.SharpeningError, match="the compiler no-such-compiler"):

@@ -144,6 +144,9 @@ def test_errors_name_the_file_and_the_way_out(tmp_path):
     torch.save({"params": {"conv.weight": torch.zeros(3)}}, tmp_path / "other.pth")
     with pytest.raises(script.SharpeningError, match=r"other\.pth is no Restormer.*conv\.weight"):
         script.restormer_from_weights(tmp_path / "other.pth")
+    torch.save({"params": torch.zeros(3)}, tmp_path / "one.pth")
+    with pytest.raises(script.SharpeningError, match=r"one\.pth is no Restormer"):
+        script.restormer_from_weights(tmp_path / "one.pth")
     weights = tiny_restormer().state_dict()
     weights["output.weight"] = torch.zeros(4, 8, 3, 3)
     torch.save({"params": weights}, tmp_path / "four.pth")

@@ -207,6 +207,25 @@ def test_a_non_finite_loss_names_step_and_files_and_keeps_what_was_saved(config,
     assert all(value.isfinite().all() for value in saved["params"].values())
 
 
+def test_a_gradient_that_is_not_finite_spoils_nothing(config, run, monkeypatch):
+    loss, calls = script.distillation_loss, []
+
+    def poisoned(restored, *arguments):
+        total, terms = loss(restored, *arguments)
+        calls.append(total)
+        root_of_zero = (restored * 0).abs().sqrt().sum()  # 0, with an infinite slope
+        return (total + root_of_zero if len(calls) == 7 else total), terms
+
+    monkeypatch.setattr(script, "distillation_loss", poisoned)
+    unclipped = changed(config, train={"clip_norm": 0.0})
+    with pytest.raises(script.SharpeningError, match=r"gradient is nan at step 4 .*sharp.\d\.png"):
+        run(unclipped)
+    saved = script.load_checkpoint(config.train.folder / "last.pth")
+    assert saved["step"] == 3
+    for weights in (saved["params"], saved["ema"]):
+        assert all(value.isfinite().all() for value in weights.values())
+
+
 def test_a_damaged_training_image_is_named_before_anything_is_written(config, run):
     path = config.data.root / "train" / "sharp" / "2.png"
     path.write_bytes(path.read_bytes()[:900])
