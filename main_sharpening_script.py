@@ -644,9 +644,8 @@ class Runtime:
         """`module` through torch.compile: for the first size it meets, from the second on for all.
         Raises `SharpeningError` where the compiler is missing that this takes: of C++ for a CPU, of
         C for a GPU."""
-        on_cpu, variables = self.device.type == "cpu", os.environ
-        names = [variables.get("CXX") or "g++"]
-        names = names if on_cpu else [variables.get("CC") or "gcc", "clang"]
+        on_cpu, have = self.device.type == "cpu", os.environ.get
+        names = [have("CXX") or "g++"] if on_cpu else [have("CC") or "gcc", "clang"]
         if not any(shutil.which(shlex.split(name)[0]) for name in names):
             raise SharpeningError(
                 f"torch.compile needs the compiler {names[0]}, which is not installed: install it, "
