@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The students that ship. $1: a data set as in GoPro_dataset/README.md (which one: MODEL_CARD.md); $2: the same with the pairs'
 # sharp frames as further folders sharp/.
-# `standard` was trained in fifteen stretches, `live` in five, each going on from the one before with other settings. They
+# `standard` was trained in nineteen stretches, `live` in five, each going on from the one before with other settings. They
 # were stopped by hand at the steps named, where this recipe ends them with the number of epochs or a time, so that
 # learning rates differ a little.
 set -euo pipefail
@@ -137,5 +137,14 @@ mix runs/standard_ab.pth 115500 0.3=runs/standard_b/student_model_ema_final_epoc
 last standard_c "$data" runs/standard_ab.pth "${small[@]}" --train.seed 2 --train.epochs 74
 last standard_d "$frames" runs/standard_ab.pth --data.crop 256 --data.batch-size 2 "${alike[@]}" --train.seed 3 \
   --train.epochs 74
-mix model_checkpoints/student_pretrained.pth 152500 0.5=runs/standard_d/student_model_ema_final_epoch_074.pth \
+mix runs/standard_cd.pth 152500 0.5=runs/standard_d/student_model_ema_final_epoch_074.pth \
   0.5=runs/standard_c/student_model_ema_final_epoch_074.pth
+# and two rounds of two more, with more synthetic blur against learning the scenes by heart; each ends with half of both
+round() { # round NAME WEIGHTS SEED TARGET STEPS
+  last "$1_a" "$data" "$2" "${small[@]}" --data.synthetic-share 0.65 --train.seed "$3" --train.epochs 30
+  last "$1_b" "$frames" "$2" --data.crop 256 --data.batch-size 2 "${alike[@]}" --data.synthetic-share 0.75 \
+    --train.seed $(($3 + 1)) --train.epochs 30
+  mix "$4" "$5" 0.5="runs/$1_a/student_model_ema_final_epoch_030.pth" 0.5="runs/$1_b/student_model_ema_final_epoch_030.pth"
+}
+round standard_e runs/standard_cd.pth 4 runs/standard_e.pth 167500
+round standard_f runs/standard_e.pth 6 model_checkpoints/student_pretrained.pth 182500
