@@ -896,20 +896,17 @@ def first_with_images(folder: Path, names: Iterable[str]) -> Path | None:
 def images_by_name(folder: Path) -> dict[str, Path]:
     """Name without `_blurred`, `_blur`, `_sharp` and suffix -> path, of the images in `folder`."""
     found: dict[str, Path] = {}
-    below = (entry.name for entry in os.scandir(folder) if entry.is_dir())
-    if unread := first_with_images(folder, below):
+    entries = list(os.scandir(folder))
+    if unread := first_with_images(folder, [entry.name for entry in entries if entry.is_dir()]):
         raise SharpeningError(
             f"{unread} is not read, as it lies in {folder.name}: let each scene hold its own, as "
             f"in {folder.parent / unread.name / folder.name}"
         )
-    for entry in os.scandir(folder):
-        if not is_image(entry.name):
-            continue
-        stem = Path(entry.name).stem
-        name = stem.removesuffix("_blurred").removesuffix("_blur").removesuffix("_sharp")
+    for path in (Path(entry.path) for entry in entries if is_image(entry.name)):
+        name = path.stem.removesuffix("_blurred").removesuffix("_blur").removesuffix("_sharp")
         if name in found:
-            raise SharpeningError(f"{found[name]} and {entry.path} share a name: remove one")
-        found[name] = Path(entry.path)
+            raise SharpeningError(f"{found[name]} and {path} share a name: remove one")
+        found[name] = path
     return found
 
 
@@ -3216,8 +3213,7 @@ def train(config: Config, runtime: Runtime) -> Path:
                 numbers.append(number)
 
             state.scaler.unscale_(state.optimizer)
-            weights, limit = state.trainee.parameters(), settings.clip_norm or math.inf
-            norm = nn.utils.clip_grad_norm_(weights, limit)
+            norm = nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm or math.inf)
             check_finite(losses, norm, numbers, state, dataset, runtime)
             state.scaler.step(state.optimizer)
             state.scaler.update()
@@ -3301,12 +3297,16 @@ class FirstLook:
 
 
 MODES = {
-    "input": ["infer"],
-    "output": ["infer"],
-    "checkpoint": ["infer", "evaluate"],
-    "teacher_too": ["evaluate"],
+    "input": (["--infer"], "add it"),
+    "output": (["--infer"], "add it"),
+    "checkpoint": (["--infer", "--evaluate"], "add it"),
+    "teacher_too": (["--evaluate"], "add it"),
+    "size": (
+        ["training"],
+        "choose a student with --checkpoint, such as model_checkpoints/student_live.pth",
+    ),
 }
-"""Flag -> the modes that it is for."""
+"""Flag -> the modes that it is for, and what to do about it in another."""
 
 
 def read_config(arguments: Sequence[str] | None = None) -> Config:
@@ -3330,15 +3330,11 @@ def read_config(arguments: Sequence[str] | None = None) -> Config:
     if look.size:
         default = dataclasses.replace(default, student=STUDENT_SIZES[look.size])
     config = tyro.cli(Config, args=arguments, default=default, description=__doc__)
-    for flag, modes in MODES.items():
-        if getattr(config, flag) and not any(getattr(config, mode) for mode in modes):
-            wanted = " or ".join(f"--{mode}" for mode in modes)
-            raise SharpeningError(f"--{flag.replace('_', '-')} is for {wanted}: add it")
-    if look.size and (config.infer or config.evaluate):
-        raise SharpeningError(
-            "--size is for training: choose a trained student with --checkpoint, such as "
-            "model_checkpoints/student_live.pth"
-        )
+    mode = "--infer" if config.infer else "--evaluate" if config.evaluate else "training"
+    for flag, (modes, advice) in MODES.items():
+        if getattr(config, flag) and mode not in modes:
+            wanted = " or ".join(modes)
+            raise SharpeningError(f"--{flag.replace('_', '-')} is for {wanted}: {advice}")
     return config
 
 

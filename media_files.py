@@ -251,7 +251,7 @@ def _bits_per_channel(path: Path, file: BinaryIO, image: Image.Image) -> Literal
         size_marker = head.find(b"\xff\x4f\xff\x51")
         bits = max(8, (head[size_marker + 42] & 0x7F) + 1)
     elif image.format == "AVIF":
-        bits = 10 if head[head.find(b"av1C") + 6] & 0x40 else 8
+        bits = 10 if _av1_flags(head) & 0x40 else 8
     elif image.format == "SGI":
         bits = 8 * head[3]
     elif image.format == "PPM":
@@ -298,6 +298,11 @@ def _bits_of_ppm(path: Path, head: bytes) -> int:
             "cannot be kept: convert it to 8 or 16-bit PNG first",
         )
     return 8 if largest == b"255" else 16
+
+
+def _av1_flags(head: bytes) -> int:
+    """The byte of an AVIF's first `av1C` box that tells depth and chroma sampling."""
+    return head[head.find(b"av1C") + 6]
 
 
 def _peek(file: BinaryIO, size: int) -> bytes:
@@ -430,10 +435,9 @@ def _format_options(file: BinaryIO, image: Image.Image) -> dict:
             options["comment"] = comment
         return options | {"progressive": bool(image.info.get("progressive"))}
     if image.format == "AVIF":
-        head = _peek(file, 1 << 20)
-        flags = head[head.find(b"av1C") + 6] >> 2 & 7  # no colour, halved across, halved down
+        chroma = _av1_flags(_peek(file, 1 << 20)) >> 2 & 7  # none, halved across, halved down
         kinds = {0b000: "4:4:4", 0b010: "4:2:2", 0b011: "4:2:0"}
-        return {"subsampling": kinds[flags]} if flags in kinds else {}
+        return {"subsampling": kinds[chroma]} if chroma in kinds else {}
     if image.format == "JPEG2000":
         return {"no_jp2": _peek(file, 4) == b"\xff\x4f\xff\x51"}
     if image.format == "WEBP":

@@ -89,12 +89,13 @@ def named_folders(entries: Sequence[str]) -> list[tuple[str, Path]]:
 def sets(config: TableConfig) -> dict[str, script.TestImages]:
     """Name of each validation set -> its images."""
     base, found = script.Config(device=config.device), {}
-    names = [name for name, _ in named_folders((*config.pairs, *config.sharp))]
+    real, sharp = named_folders(config.pairs), named_folders(config.sharp)
+    names = [name for name, _ in (*real, *sharp)]
     if len(set(names)) < len(names):
         raise script.SharpeningError(f"give each set a name of its own: {', '.join(names)}")
-    for name, folder in named_folders(config.pairs):
+    for name, folder in real:
         found[name] = script.TestImages(real_pairs(folder, base.data), base)
-    for name, folder in named_folders(config.sharp):
+    for name, folder in sharp:
         pairs = script.find_pairs(folder, base.data)
         pairs = [dataclasses.replace(pair, blurry=None) for pair in pairs]
         for condition, blur in CONDITIONS.items():
