@@ -81,14 +81,10 @@ from torch.utils.tensorboard import SummaryWriter
 from torchmetrics.functional.image import structural_similarity_index_measure
 from tqdm import tqdm
 
-import media_files
-from media_files import MediaError
+from sharpening import SharpeningError, file_inference, media_files
+from sharpening.media_files import MediaError
 
 HERE = Path(__file__).resolve().parent
-
-
-class SharpeningError(Exception):
-    """What went wrong, with which file, and how to fix it: printed without a traceback."""
 
 
 UNREADABLE = (
@@ -1008,7 +1004,7 @@ class GoProSharpeningDataset(Dataset):
     def __getitem__(self, draw: int) -> tuple[Tensor, ...] | SharpeningError:
         try:
             return self.item(draw)
-        except (SharpeningError, MediaError) as error:
+        except SharpeningError as error:
             return SharpeningError(str(error))  # raised by a worker it would come as a traceback
 
     def reduction(self, rng: np.random.Generator) -> float:
@@ -1142,7 +1138,7 @@ class TestImages(Dataset):
     def __getitem__(self, index: int) -> tuple[int, np.ndarray, np.ndarray] | SharpeningError:
         try:
             blurry, sharp = read_pair(self.pairs[index])
-        except (SharpeningError, MediaError) as error:
+        except SharpeningError as error:
             return SharpeningError(str(error))
         if min(sharp.shape[:2]) < 11:
             path = self.pairs[index].sharp
@@ -1947,7 +1943,7 @@ def save_checkpoint(path: Path, payload: dict[str, Any]) -> None:
     Raises `MediaError` if the file system refuses."""
     whole = io.BytesIO()  # what torch.save raises on a full disk is no OSError
     torch.save(payload, whole)
-    with media_files.replaced_when_done(path) as temporary:
+    with media_files.atomic_write(path) as temporary:
         temporary.write_bytes(whole.getvalue())  # getbuffer in a traceback ends Python 3.12
 
 
@@ -2587,21 +2583,21 @@ class FileRun:
         before the first is known."""
         return min(self.threads, int(MEGAPIXELS_WAITING / self.largest)) if self.largest else 0
 
-    def attempt(self, job: media_files.Job, work: Callable[..., Any], *arguments: Any) -> Any:
+    def attempt(self, job: file_inference.Job, work: Callable[..., Any], *arguments: Any) -> Any:
         """work(*arguments), or None where it fails for a reason that is its file's own."""
         try:
             return work(*arguments)
-        except (MediaError, MemoryError, SharpeningError) as error:
+        except (MemoryError, SharpeningError) as error:
             self.disk_full |= getattr(error.__cause__, "errno", None) in FULL_DISK
             reason = str(error) or "memory runs out: close other programs"
             known = error if isinstance(error, MediaError) else MediaError(job.source, reason)
             self.failures.append(str(known))
 
-    def note(self, job: media_files.Job, notes: Iterable[str]) -> None:
+    def note(self, job: file_inference.Job, notes: Iterable[str]) -> None:
         for note in notes:
             self.runtime.say(f"warning: {MediaError(job.source, note)}")
 
-    def read(self, job: media_files.Job) -> media_files.Picture:
+    def read(self, job: file_inference.Job) -> media_files.Picture:
         picture = media_files.read_picture(job.source, allow_huge=self.settings.allow_huge)
         media_files.written_layout(picture, job.target, format=self.settings.format)
         self.largest = max(self.largest, picture.rgb.size / 3e6)
@@ -2612,7 +2608,7 @@ class FileRun:
 
     def write(
         self,
-        job: media_files.Job,
+        job: file_inference.Job,
         picture: media_files.Picture,
         restored: Callable[[], Sequence[np.ndarray]],
     ) -> None:
@@ -2621,7 +2617,7 @@ class FileRun:
 
     def begin_writing(
         self,
-        job: media_files.Job,
+        job: file_inference.Job,
         reading: Future,
         computers: ThreadPoolExecutor,
         writers: ThreadPoolExecutor,
@@ -2639,9 +2635,9 @@ class FileRun:
         computing = computers.submit(self.compute, [picture.rgb])
         return writers.submit(self.write, job, picture, computing.result)
 
-    def pictures(self, jobs: Sequence[media_files.Job]) -> None:
+    def pictures(self, jobs: Sequence[file_inference.Job]) -> None:
         """Sharpen image files; reading, computing and writing overlap."""
-        writing: deque[tuple[media_files.Job, Future]] = deque()
+        writing: deque[tuple[file_inference.Job, Future]] = deque()
         bar = tqdm(total=len(jobs), desc="sharpen", unit="image", disable=self.quiet or not jobs)
 
         def end(count: int) -> None:
@@ -2677,7 +2673,7 @@ class FileRun:
         for _, restored in ahead(pool, self.compute, batches, lambda: 3):
             yield from restored.result()
 
-    def video(self, job: media_files.Job) -> None:
+    def video(self, job: file_inference.Job) -> None:
         """Sharpen one video; a few batches of frames are in memory at a time."""
         total = media_files.frame_count_hint(job.source)
         name = job.source.name.encode("utf-8", "replace").decode()[:40]
@@ -2692,7 +2688,7 @@ class FileRun:
             )
         self.note(job, report.notes)
 
-    def summary(self, plan: media_files.Plan) -> str:
+    def summary(self, plan: file_inference.Plan) -> str:
         """How many files came to which end."""
         failed = len(self.failures)
         counts = {
@@ -2705,10 +2701,10 @@ class FileRun:
         return ", ".join(f"{n} {what}" for what, n in counts.items() if n or what == "sharpened")
 
 
-def plan_files(config: Config) -> media_files.Plan:
+def plan_files(config: Config) -> file_inference.Plan:
     """What `config.input` holds and where it goes. Raises `MediaError` for an impossible input or
     output, `SharpeningError` for one without images."""
-    plan = media_files.plan_jobs(
+    plan = file_inference.plan_jobs(
         config.input,
         config.output,
         format=config.infer_config.format,
@@ -2721,7 +2717,7 @@ def plan_files(config: Config) -> media_files.Plan:
 
 def sharpen_files(
     net: Net,
-    plan: media_files.Plan,
+    plan: file_inference.Plan,
     settings: InferConfig,
     runtime: Runtime,
     quiet: bool = False,
@@ -2780,7 +2776,7 @@ def write_demo_inputs(folder: Path) -> Path:
     """The blurred test photographs of the demo as PNG files in `folder`."""
     pairs = demo_pairs("test")
     for index, blurry, _ in TestImages(pairs, DEMO):
-        with media_files.replaced_when_done(folder / f"{pairs[index].name}.png") as temporary:
+        with media_files.atomic_write(folder / f"{pairs[index].name}.png") as temporary:
             Image.fromarray(blurry).save(temporary)
     return folder
 
@@ -3147,7 +3143,7 @@ def keep_taught(pairs: Sequence[Pair], config: Config, runtime: Runtime) -> list
         teacher = restormer_from_weights(weights).to(runtime.device)
         for pair in tqdm(missing, "teach", disable=not runtime.is_main):
             taught = sharpen_image(teacher, read_rgb(pair.blurry), runtime, config.infer_config)
-            with media_files.replaced_when_done(pair.taught) as temporary:
+            with media_files.atomic_write(pair.taught) as temporary:
                 Image.fromarray(taught).save(temporary, "PNG", compress_level=1)
     runtime.total([0])  # none reads what another has yet to write
     return real
@@ -3358,7 +3354,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 run_demo(config, runtime)
             else:
                 train(config, runtime)
-    except (SharpeningError, MediaError) as error:
+    except SharpeningError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
