@@ -172,9 +172,8 @@ def test_deep_formats_that_would_be_cut_are_refused(tmp_path):
     deep = gradient(16, 16, 3, np.uint16)
     (tmp_path / "a.ppm").write_bytes(b"P6 16 16 65535\n" + deep.astype(">u2").tobytes())
     (tmp_path / "b.pgm").write_bytes(b"P5 16 16 100\n" + bytes(256))
-    tifffile.imwrite(tmp_path / "c.tif", deep, photometric="rgb", tile=(16, 16))
     (tmp_path / "d.pfm").write_bytes(b"Pf\n16 16\n-1.0\n" + bytes(1024))
-    reasons = {"a.ppm": "16-bit", "b.pgm": "value is 100,", "c.tif": "tiled", "d.pfm": "float"}
+    reasons = {"a.ppm": "16-bit", "b.pgm": "value is 100,", "d.pfm": "float"}
     for name, reason in reasons.items():
         with pytest.raises(MediaError, match=f"{reason}.* first"):
             read_picture(tmp_path / name)
