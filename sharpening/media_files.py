@@ -460,40 +460,38 @@ def _checked_jpeg(found: _Found) -> metadata.JpegParts:
         data, end = data + b"\xff\xd9", len(data) + 2
         found.notes.append("its end is missing: the last pixels may be lost")
     found.sound = io.BytesIO(data)
+    found.trailer = data[end:]
     frames = [content for marker, content in parts.segments if marker in (0xC0, 0xC1, 0xC2)]
     if frames and frames[0][:1] == b"\x08":  # bits; other depths are refused elsewhere
-        colours = "CMYK" if frames[0][5:6] == b"\x04" else "GRAY"
-        try:  # to an eighth of its sides, in a tenth of the time that Pillow needs
-            simplejpeg.decode_jpeg(data[:end], colours, min_height=1, min_width=1, min_factor=8)
-        except ValueError as error:
-            if note := _jpeg_damage(found, str(error), data[: end - 2]):
-                found.notes.append(note)
-    found.notes += _left_after(data[end:]) if parts.end else []
+        _refuse_damaged_jpeg(found, data[:end], channels=frames[0][5])
     return parts
 
 
-def _jpeg_damage(found: _Found, message: str, data: bytes) -> str:
-    """A note on what libjpeg warned of; raises `MediaError` where pixels are lost."""
-    if not message.startswith(("Corrupt JPEG data", "Premature end")):
-        return ""  # no damage, but something that this decoder lacks
-    surplus = re.search(r"(\d+) extraneous bytes before marker 0xd9", message)
-    if not surplus:
-        raise found.damaged(message)
-    tail = data[-int(surplus[1]) :]
-    if tail.count(tail[-1]) == len(tail):  # cameras fill their blocks with zeros
+def _refuse_damaged_jpeg(found: _Found, data: bytes, channels: int) -> None:
+    """Raises `MediaError` if libjpeg warns that pixels are lost, notes what may be damage."""
+    colours, body, end = "CMYK" if channels == 4 else "GRAY", data[:-2], data[-2:]
+
+    def warning(data: bytes) -> str:
+        try:  # to an eighth of its sides, in a tenth of the time that Pillow needs
+            simplejpeg.decode_jpeg(data, colours, min_height=1, min_width=1, min_factor=8)
+        except ValueError as error:
+            return str(error)
         return ""
+
+    told = warning(data)
+    if told and not told.startswith(("Corrupt JPEG data", "Premature end")):
+        return  # no damage, but something that this decoder lacks
+    surplus = re.search(r"(\d+) extraneous bytes before marker 0xd9", told)
+    if told and not surplus:
+        raise found.damaged(told)
+    tail = body[-int(surplus[1]) :] if surplus else body[-1:]
+    if tail.count(tail[-1:]) == len(tail) and tail[-1:] in (b"\0", b"\xff"):
+        return  # cameras fill their blocks with zeros
     if len(tail) > 16:
-        raise found.damaged(message)
-    return f"{len(tail)} bytes too many before its end: it may be damaged"
-
-
-def _left_after(trailer: bytes) -> list[str]:
-    """Notes on what follows the end of a JPEG."""
-    if b"ftyp" in trailer:
-        return ["the video after the picture (motion photo) is left out"]
-    if not trailer.startswith(b"\xff\xd8") and len(trailer.strip(b"\0\xff")) > 1000:
-        return [f"{len(trailer)} bytes after the picture are left out"]
-    return []
+        raise found.damaged(told)
+    # after damage the rest is shifted, and a few bytes remain that libjpeg does not miss
+    if told or not warning(body.removesuffix(b"\0")[:-1] + end):
+        found.notes.append("bytes remain before its end: it may be damaged, look at the result")
 
 
 def _checked_png(found: _Found) -> list[metadata.Chunk]:
@@ -558,13 +556,16 @@ def _make_upright(found: _Found) -> int:
 
 def _take_from_jpeg(found: _Found, image: Image.Image) -> None:
     segments = found.jpeg.segments
-    found.xmp = found.take("XMP", metadata.xmp_of_jpeg, segments)
+    found.xmp = found.take("XMP", metadata.xmp_of_jpeg, segments, found.notes)
     found.xmp, extras = metadata.without_extras(found.xmp)
-    found.notes += [f"left out: {each}" for each in extras]
-    with suppress(*DECODER_ERRORS):  # an index that leads nowhere leaves one picture
-        count = metadata.pictures_in_mpf(segments)
-        if count > 1 and image.format == "JPEG":
-            found.notes.append(f"holds {count} pictures: only the first is used")
+    if b"ftyp" in found.trailer:
+        extras = list(dict.fromkeys([*extras, metadata.MOTION_PHOTO]))
+    elif not extras and found.trailer[:2] != b"\xff\xd8" and len(found.trailer.strip(b"\0")) > 1000:
+        extras = [f"{len(found.trailer)} bytes that follow the picture"]
+    if extras:
+        found.notes.append(f"left out: {', '.join(extras)}")
+    if image.format == "JPEG" and found.trailer[:2] == b"\xff\xd8":  # MPO is counted elsewhere
+        found.notes.append("holds further pictures: only the first is used")
     sampling = JpegImagePlugin.get_sampling(image)
     found.options = {"subsampling": sampling} if sampling >= 0 else {}
     comments = [data for marker, data in segments if marker == 0xFE]
@@ -609,24 +610,11 @@ def _take_from_png(found: _Found, image: Image.Image) -> None:
     found.icc = told or own
     if told:
         found.options["icc_profile"] = own  # PNG tells its colours as it did
-    kept = {
-        b"gAMA",
-        b"cHRM",
-        b"sRGB",
-        b"cICP",
-        b"tEXt",
-        b"zTXt",
-        b"iTXt",
-        b"tIME",
-        b"sBIT",
-        b"bKGD",
-    }
-    if not found.dpi:
-        kept.add(b"pHYs")  # the shape of a pixel
     found.options["chunks"] = [
         (chunk.name, metadata.widened(chunk, chunks))
         for chunk in found.chunks
-        if chunk not in others and (chunk.name in kept or metadata.may_be_copied(chunk.name))
+        if chunk not in others
+        and (metadata.may_be_copied(chunk.name) or (chunk.name == b"pHYs" and not found.dpi))
     ]
 
 
@@ -640,6 +628,24 @@ def _take_from_tiff(found: _Found, image: Image.Image) -> None:
     found.xmp = first[metadata.XMP_TAG].data if metadata.XMP_TAG in first else b""
     found.icc = first[metadata.ICC_TAG].data if metadata.ICC_TAG in first else b""
     found.exif = found.take("EXIF", metadata.exif_of_tiff, tiff, found.notes)
+    if used in ("tiff_adobe_deflate", "tiff_deflate", "jpeg"):
+        tables = first[metadata.JPEG_TABLES].data if metadata.JPEG_TABLES in first else b""
+        for encoded in tiff.strips(first):
+            if used == "jpeg":
+                data = tables[:-2] + encoded[2:] if tables else encoded
+                _refuse_damaged_jpeg(found, data, image.tag_v2.get(277, 1))
+            else:
+                _refuse_damaged_deflate(found, encoded)
+
+
+def _refuse_damaged_deflate(found: _Found, data: bytes) -> None:
+    """Raises for a strip whose checksum is wrong: Pillow's decoder may stop before it."""
+    inflate = zlib.decompressobj()
+    while data and not inflate.eof:
+        inflate.decompress(data, 1 << 20)
+        data = inflate.unconsumed_tail
+    if not inflate.eof:
+        raise found.damaged("a strip of its pixels is cut short")
 
 
 def _take_from_avif(found: _Found, image: Image.Image) -> None:
@@ -653,7 +659,7 @@ def _take_from_avif(found: _Found, image: Image.Image) -> None:
     colours = metadata.box_contents(found.file, (b"meta", b"iprp", b"ipco", b"colr"), 0, size)
     numbers = [struct.unpack(">HH", each[4:8]) for each in colours if each[:4] == b"nclx"]
     if numbers and not found.icc:
-        found.icc = metadata.cicp_profile(*numbers[0])
+        found.icc = metadata.cicp_profile(*numbers[0], grey=image.mode == "L")
     if b"tmap" in _peek(found.file, 4096):
         found.notes.append("left out: an HDR gain map")
 

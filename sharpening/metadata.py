@@ -28,7 +28,7 @@ EXIF_HEADER = b"Exif\0\0"
 ORIENTATION, EXIF, GPS = 0x0112, 0x8769, 0x8825  # a tag and two directories of EXIF
 INTEROPERABILITY, MAKER_NOTE = 0xA005, 0x927C  # a directory and a tag inside `EXIF`
 XMP_TAG, ICC_TAG, LAYERS = 700, 34675, 37724  # of TIFF; the last one holds Photoshop's layers
-STRIP_OFFSETS, STRIP_SIZES = 273, 279
+STRIP_OFFSETS, STRIP_SIZES, JPEG_TABLES = 273, 279, 347
 
 SIDES = ((256, 257), (0xA002, 0xA003))
 """Width and height in the first directory and in `EXIF`: they change places in a turned picture."""
@@ -36,7 +36,7 @@ SIDES = ((256, 257), (0xA002, 0xA003))
 STORAGE = frozenset(
     {
         *range(254, 260), *range(262, 269), ORIENTATION, *range(277, 285), *range(288, 294), 296,
-        297, 301, *range(317, 348), 400, *range(512, 522), *range(529, 533), XMP_TAG, ICC_TAG,
+        297, 317, *range(320, 348), 400, *range(512, 522), *range(529, 533), XMP_TAG, ICC_TAG,
         LAYERS, 33421, 33422, 33424, 34306, 34310, EXIF, GPS, STRIP_OFFSETS, STRIP_SIZES,
     }
 )  # fmt: skip
@@ -50,7 +50,7 @@ TYPE_SIZES = {
 NUMBER_SIZES = TYPE_SIZES | {5: 4, 10: 4}  # a fraction is two numbers
 POINTER_TYPES = (13, 18)
 LONG = 4
-FIRST_SEGMENT = 65_000  # bytes of EXIF that surely fit the first segment of a JPEG
+FARTHEST = 65_000  # place of a maker's note that is worth so many empty bytes before it
 
 
 class Entry(NamedTuple):
@@ -118,6 +118,13 @@ class Tiff:
         places = self.numbers(entries.get(pointer))
         return self.directory(places[0])[0] if places else {}
 
+    def strips(self, entries: dict[int, Entry]) -> Iterator[bytes]:
+        """The encoded strips or tiles of the picture that a directory describes."""
+        offsets, sizes = (273, 279) if 273 in entries else (324, 325)
+        numbers = (self.numbers(entries.get(tag)) for tag in (offsets, sizes))
+        for place, size in zip(*numbers, strict=True):
+            yield self.read(place, size)
+
 
 def append_directory(block: bytearray, order: str, entries: dict[int, Entry], base: int = 0) -> int:
     """Append a directory to `block`, which begins at `base` of its file -> where it lies there.
@@ -164,7 +171,7 @@ def exif_of_tiff(tiff: Tiff, notes: list[str]) -> bytes:
     block = bytearray({"<": b"II", ">": b"MM"}[tiff.order] + version + bytes(4))
     if note := exif.get(MAKER_NOTE):
         place = found[MAKER_NOTE].place
-        if 8 <= place <= FIRST_SEGMENT - note.count:
+        if 8 <= place <= FARTHEST:
             block = block.ljust(place, b"\0") + note.data
             exif[MAKER_NOTE] = note._replace(place=place)
         elif note.count > 4:
@@ -271,13 +278,19 @@ XMP_HEADER = b"http://ns.adobe.com/xap/1.0/\0"
 EXTENSION_HEADER = b"http://ns.adobe.com/xmp/extension/\0"
 SEGMENT = 65_533  # bytes in one segment of a JPEG
 
+EMPTY_PACKET = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-'
+    b'rdf-syntax-ns#"></rdf:RDF></x:xmpmeta>'
+)
+
 # What a phone says about the parts that follow its picture -> namespace, names of properties.
+MOTION_PHOTO = "the video of a motion photo"
 EXTRAS = {
-    "the video of a motion photo": (
+    MOTION_PHOTO: (
         b"http://ns.google.com/photos/1.0/camera/",
         rb"(?:MotionPhoto|MicroVideo)\w*",
     ),
-    "parts that follow the picture": (b"http://ns.google.com/photos/1.0/container/", rb"\w+"),
+    "the list of its parts": (b"http://ns.google.com/photos/1.0/container/", rb"\w+"),
     "an HDR gain map": (b"http://ns.adobe.com/hdr-gain-map/1.0/", rb"\w+"),
     "Apple's HDR gain map": (b"http://ns.apple.com/HDRGainMap/1.0/", rb"\w+"),
 }
@@ -304,7 +317,7 @@ def upright_xmp(xmp: bytes, orientation: int) -> bytes:
 
 
 def without_extras(xmp: bytes) -> tuple[bytes, list[str]]:
-    """XMP without the claims of `EXTRAS`, and which of them there were."""
+    """XMP without the claims of `EXTRAS`, and the names of those that were there."""
     found = []
     for what, (namespace, names) in EXTRAS.items():
         prefix = re.search(rb"xmlns:([\w-]+)\s*=\s*[\"']" + re.escape(namespace), xmp)
@@ -319,22 +332,40 @@ def without_extras(xmp: bytes) -> tuple[bytes, list[str]]:
     return xmp, found
 
 
+def _descriptions(xmp: bytes) -> list[tuple[int, int]]:
+    """Where the outermost descriptions of a packet begin and end."""
+    found, depth, start = [], 0, 0
+    for tag in re.finditer(rb"<(/?)rdf:Description\b[^>]*?(/?)>", xmp):
+        closing, empty = bool(tag[1]), bool(tag[2])
+        if not depth and not closing:
+            start = tag.start()
+        depth += 0 if empty else -1 if closing else 1
+        if not depth:
+            found.append((start, tag.end()))
+    return found
+
+
 def _joined_xmp(packet: bytes, extension: bytes) -> bytes:
     """One packet with the properties of both."""
+    packet = re.sub(
+        rb'<rdf:Description rdf:about="" xmlns:xmpNote="[^"]*"\s*xmpNote:HasExtendedXMP="\w*"/>',
+        b"",
+        packet,
+    )
     packet = re.sub(rb"\s*\w+:HasExtendedXMP\s*=\s*([\"']).*?\1", b"", packet)
     packet = re.sub(rb"<(\w+:HasExtendedXMP)\s*>.*?</\1\s*>", b"", packet, flags=re.DOTALL)
     inner = re.search(rb"<rdf:RDF\b([^>]*)>(.*)</rdf:RDF\s*>", extension, re.DOTALL)
     end, start = packet.rfind(b"</rdf:RDF"), re.search(rb"<rdf:RDF\b[^>]*", packet)
     if not inner or end < 0 or not start:
-        raise ValueError("the extension of its XMP is no XMP")
+        raise ValueError("it is no XMP")
     declared = re.findall(rb"\sxmlns:[\w-]+\s*=\s*(?:\"[^\"]*\"|'[^']*')", inner[1])
     lacking = [each for each in declared if each.split(b"=")[0].strip() not in start[0]]
     opening = packet[: start.end()] + b"".join(lacking)
     return opening + packet[start.end() : end] + inner[2] + packet[end:]
 
 
-def xmp_of_jpeg(segments: list[tuple[int, bytes]]) -> bytes:
-    """The XMP of a JPEG, its extension included. Raises `ValueError` if a part of it lacks."""
+def xmp_of_jpeg(segments: list[tuple[int, bytes]], notes: list[str]) -> bytes:
+    """The XMP of a JPEG, its extension included; that a part is missing joins `notes`."""
     contents = [data for marker, data in segments if marker == 0xE1]
     packets = [data[len(XMP_HEADER) :] for data in contents if data.startswith(XMP_HEADER)]
     packet = packets[0] if packets else b""
@@ -348,25 +379,40 @@ def xmp_of_jpeg(segments: list[tuple[int, bytes]]) -> bytes:
             if guid.upper() == wanted[1].upper():
                 parts[offset] = data[len(EXTENSION_HEADER) + 40 :]
     extension = b"".join(data for _, data in sorted(parts.items()))
-    if not extension or len(extension) != total:
-        raise ValueError("a part of its XMP is missing")
-    return _joined_xmp(packet, extension)
+    try:
+        if not extension or len(extension) != total:
+            raise ValueError("it is not complete")
+        return _joined_xmp(packet, extension)
+    except ValueError as error:
+        notes.append(f"the extension of its XMP is left out ({error})")
+        return _joined_xmp(packet, EMPTY_PACKET)
 
 
 def xmp_segments(xmp: bytes) -> list[bytes]:
-    """Contents of the APP1 segments that hold `xmp`: one, or a short packet and its extension."""
+    """Contents of the APP1 segments that hold `xmp`: one, or a short packet and its extension, to
+    which the longest descriptions move."""
     limit = SEGMENT - len(XMP_HEADER)
     if len(xmp) > limit:
         xmp = re.sub(rb"\s{64,}(<\?xpacket end)", rb"\n\1", xmp)  # room left for editors
     if len(xmp) <= limit:
         return [XMP_HEADER + xmp] if xmp else []
-    body = re.sub(rb"<\?xpacket.*?\?>\s*", b"", xmp).strip()
+    moved, packet = [], xmp
+    for start, end in sorted(_descriptions(xmp), key=lambda span: span[0] - span[1]):
+        moved.append(xmp[start:end])
+        packet = packet.replace(moved[-1], b"", 1)
+        if len(packet) < limit - 500:
+            break
+    opening = re.search(rb"<rdf:RDF\b[^>]*>", packet)
+    if opening and len(packet) < limit - 500:
+        body = b'<x:xmpmeta xmlns:x="adobe:ns:meta/">' + opening[0] + b"".join(moved)
+        body += b"</rdf:RDF></x:xmpmeta>"
+    else:  # not built as packets are: it moves whole
+        packet, body = EMPTY_PACKET, xmp
+        opening = re.search(rb"<rdf:RDF\b[^>]*>", packet)
     guid = hashlib.md5(body, usedforsecurity=False).hexdigest().upper().encode()
-    packet = (
-        b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-'
-        b'rdf-syntax-ns#"><rdf:Description rdf:about="" xmlns:xmpNote="http://ns.adobe.com/xmp/'
-        b'note/" xmpNote:HasExtendedXMP="' + guid + b'"/></rdf:RDF></x:xmpmeta>'
-    )
+    link = b'<rdf:Description rdf:about="" xmlns:xmpNote="http://ns.adobe.com/xmp/note/"'
+    link += b' xmpNote:HasExtendedXMP="' + guid + b'"/>'
+    packet = packet.replace(opening[0], opening[0] + link, 1)
     step = 65_000
     return [XMP_HEADER + packet] + [
         EXTENSION_HEADER + guid + struct.pack(">II", len(body), at) + body[at : at + step]
@@ -519,20 +565,15 @@ def exif_segments(exif: bytes) -> list[bytes]:
     return [EXIF_HEADER + body[at : at + step] for at in range(0, len(body), step)]
 
 
-def pictures_in_mpf(segments: list[tuple[int, bytes]]) -> int:
-    """How many pictures a JPEG's index of pictures (MPF) lists; 1 where there is none."""
-    for marker, data in segments:
-        if marker == 0xE2 and data.startswith(b"MPF\0"):
-            tiff = Tiff(io.BytesIO(data[4:]))
-            return (*tiff.numbers(tiff.directory(tiff.first)[0].get(0xB001)), 1)[0]
-    return 1
-
-
 # ----------------------------------------------------------------------------------------------
 # PNG chunks, RIFF chunks
 # ----------------------------------------------------------------------------------------------
 
 LONGEST_TEXT = 1 << 26  # bytes of a profile or packet when unpacked
+LASTING_CHUNKS = (
+    b"gAMA", b"cHRM", b"sRGB", b"cICP", b"tEXt", b"zTXt", b"iTXt", b"tIME", b"sBIT", b"bKGD",
+    b"oFFs", b"sCAL", b"sTER",
+)  # fmt: skip
 
 
 class Chunk(NamedTuple):
@@ -579,8 +620,8 @@ def png_chunks(chunks: list[tuple[bytes, bytes]]) -> bytes:
 
 
 def may_be_copied(name: bytes) -> bool:
-    """Whether a chunk remains true when pixels change: its name says so, or the PNG standard."""
-    if name in (b"oFFs", b"sCAL", b"sTER"):
+    """Whether a chunk remains true when pixels change: the standard of PNG tells, or its name."""
+    if name in LASTING_CHUNKS:
         return True
     return name[0:1].islower() and name[3:4].islower() and name not in (b"eXIf", b"pHYs")
 
