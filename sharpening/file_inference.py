@@ -21,6 +21,7 @@ from sharpening.media_files import (
     WRITABLE,
     MediaError,
     format_name,
+    remove_abandoned,
     unreachable,
 )
 
@@ -56,7 +57,8 @@ def plan_jobs(
     but not read (`FOREIGN_PICTURES`) are problems, hidden files are passed over in silence.
     `format` (an extension) applies to images; videos keep their container where it holds H.264,
     else become .mkv. Sources that would meet in one target are told apart by their extension,
-    a.png and a.jpg becoming a_png.webp and a_jpg.webp.
+    a.png and a.jpg becoming a_png.webp and a_jpg.webp. What a killed run left unfinished beside
+    the targets of the jobs is removed.
 
     Raises `MediaError` if there is no such source, if `output` cannot be a folder, or if the
     outputs would be read as inputs. What concerns one file only is among the problems instead.
@@ -92,6 +94,8 @@ def plan_jobs(
                 (finished if target.exists() and not overwrite else jobs).append(job)
         except OSError as error:
             problems.append(unreachable(error.filename, error))
+    for folder in dict.fromkeys(job.target.parent for job in jobs):
+        remove_abandoned(folder)
     return Plan(jobs, finished, problems, ignored)
 
 

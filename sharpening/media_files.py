@@ -35,6 +35,11 @@ from PIL import Image, ImageCms, JpegImagePlugin, PngImagePlugin, TiffImagePlugi
 from sharpening import SharpeningError, metadata
 from sharpening.metadata import UnknownColours
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 # ----------------------------------------------------------------------------------------------
 # Errors and tables
 # ----------------------------------------------------------------------------------------------
@@ -45,10 +50,12 @@ PARTIAL = ".partial-"  # begins the name of every unfinished file; hidden, so ne
 # Extension -> Pillow's name. PostScript, PDF and WMF are left out: reading them runs programs.
 IMAGE_FORMATS = {
     ".png": "PNG", ".apng": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG",
-    ".jfif": "JPEG", ".mpo": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF",
-    ".bmp": "BMP", ".dib": "DIB", ".gif": "GIF", ".avif": "AVIF", ".jp2": "JPEG2000",
-    ".j2k": "JPEG2000", ".jpx": "JPEG2000", ".ppm": "PPM", ".pgm": "PPM", ".pbm": "PPM",
-    ".pnm": "PPM", ".tga": "TGA", ".pcx": "PCX", ".ico": "ICO", ".sgi": "SGI", ".qoi": "QOI",
+    ".jfif": "JPEG", ".mpo": "JPEG", ".jps": "JPEG", ".insp": "JPEG", ".webp": "WEBP",
+    ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP", ".dib": "DIB", ".gif": "GIF",
+    ".avif": "AVIF", ".avifs": "AVIF", ".jp2": "JPEG2000", ".j2k": "JPEG2000",
+    ".j2c": "JPEG2000", ".jpc": "JPEG2000", ".jpf": "JPEG2000", ".jpx": "JPEG2000",
+    ".ppm": "PPM", ".pgm": "PPM", ".pbm": "PPM", ".pnm": "PPM", ".tga": "TGA", ".pcx": "PCX",
+    ".ico": "ICO", ".sgi": "SGI", ".rgb": "SGI", ".rgba": "SGI", ".bw": "SGI", ".qoi": "QOI",
     ".dds": "DDS", ".psd": "PSD", ".xpm": "XPM", ".ras": "SUN",
 }  # fmt: skip
 READABLE = tuple(dict.fromkeys(IMAGE_FORMATS.values()))
@@ -84,19 +91,27 @@ DECODER_ERRORS = (
 )  # fmt: skip
 
 FOREIGN_PICTURES = (
-    ".heic", ".heif", ".jxl", ".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf", ".orf", ".rw2",
+    ".heic", ".heif", ".heics", ".heifs", ".hif", ".jxl", ".jxr", ".wdp", ".exr", ".hdr", ".pfm",
+    ".psb", ".3fr", ".arw", ".bay", ".cap", ".cr2", ".cr3", ".crw", ".dcr", ".dcs", ".dng",
+    ".drf", ".eip", ".erf", ".fff", ".gpr", ".iiq", ".k25", ".kdc", ".mef", ".mos", ".mrw",
+    ".nef", ".nrw", ".orf", ".pef", ".ptx", ".pxn", ".raf", ".rw2", ".rwl", ".rwz", ".sr2",
+    ".srf", ".srw", ".x3f",
 )  # fmt: skip
 """Pictures of phones and cameras that are not read: reported as failures, never passed over. Raw
 files often begin with a small preview in TIFF, which must not be taken for the picture."""
 
 # Containers that hold H.264 with exact frame times -> FFmpeg's name; others become .mkv.
 CONTAINERS = {
-    ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".3gp": "3gp",
-    ".ts": "mpegts", ".mts": "mpegts", ".m2ts": "mpegts", ".flv": "flv",
+    ".mp4": "mp4", ".m4v": "mp4", ".lrv": "mp4", ".insv": "mp4", ".mov": "mov", ".qt": "mov",
+    ".mkv": "matroska", ".mk3d": "matroska", ".3gp": "3gp", ".3g2": "3g2", ".ts": "mpegts",
+    ".mts": "mpegts", ".m2ts": "mpegts", ".m2t": "mpegts", ".flv": "flv",
 }  # fmt: skip
 VIDEO_SUFFIXES = frozenset(CONTAINERS) | {
-    ".webm", ".avi", ".wmv", ".mpg", ".mpeg", ".ogv", ".vob", ".asf", ".mxf", ".y4m", ".h264",
-    ".hevc",
+    ".264", ".265", ".360", ".amv", ".asf", ".avc", ".avi", ".braw", ".divx", ".dv", ".dvr-ms",
+    ".evo", ".f4v", ".flc", ".fli", ".gxf", ".h264", ".h265", ".hevc", ".ivf", ".m1v", ".m2p",
+    ".m2v", ".m4p", ".mjpeg", ".mjpg", ".mod", ".mpe", ".mpeg", ".mpg", ".mpv", ".mxf", ".nsv",
+    ".nut", ".obu", ".ogm", ".ogv", ".ogx", ".r3d", ".rm", ".rmvb", ".tod", ".tp", ".trp",
+    ".vc1", ".vob", ".vro", ".webm", ".wmv", ".wtv", ".xvid", ".y4m",
 }  # fmt: skip
 MEDIA_SUFFIXES = VIDEO_SUFFIXES | set(IMAGE_FORMATS) | set(FOREIGN_PICTURES)
 
@@ -131,7 +146,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.exists()  # raises for a name that is too long: now, not after hours of video
-        yield temporary
+        with temporary.open("wb") as file:
+            _is_ours(file)  # for as long as it is open, `remove_abandoned` leaves it
+            yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -143,6 +160,25 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # says less than the error that led here
             temporary.unlink(missing_ok=True)
+
+
+def _is_ours(file: BinaryIO) -> bool:
+    """Lock an unfinished file; False if a program holds it, or nobody can tell."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove the unfinished files in `folder` that programs left behind when they were killed."""
+    for path in folder.glob(f"{PARTIAL}*"):
+        with suppress(OSError), path.open("rb+") as file:
+            if _is_ours(file):
+                path.unlink()
 
 
 # ----------------------------------------------------------------------------------------------
@@ -366,7 +402,7 @@ def _planes_of_8_bits(found: _Found, image: Image.Image) -> tuple:
     if image.format in ("BMP", "DIB") and layout == "RGBA" and not image.getextrema()[3][1]:
         layout = "RGB"  # programs that leave the fourth byte empty do not mean transparency
     if image.format == "TIFF" and (extra := image.tag_v2.get(277, 1) - len(layout)) > 0:
-        found.notes.append(f"left out: {extra} channels besides its colours")
+        found.notes.append(f"left out: channels besides its colours, {extra}")
     held = image if image.mode == layout else image.convert(layout)
     if layout == "CMYK":
         return _pixels(image.convert("RGB")), None, _pixels(held, 3, 4)[..., 0], layout
