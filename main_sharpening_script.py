@@ -26,8 +26,8 @@ Sections, in the order in which they run:
     Losses                        Inference on files, demo, main
 
 What the system stands on is in the package `sharpening`: devices and processes (runtime), folders
-and crops (image_pairs), synthetic_blur, muon, run_log, openvino_backend, and pictures and videos as
-files (file_inference, media_files).
+and crops (image_pairs), worker processes (loading), synthetic_blur, muon, run_log,
+openvino_backend, and pictures and videos as files (file_inference, media_files).
 """
 
 import argparse
@@ -42,10 +42,8 @@ import math
 import os
 import pickle
 import signal
-import statistics
 import struct
 import sys
-import time
 import typing
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -66,13 +64,13 @@ import tyro
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchmetrics.functional.image import structural_similarity_index_measure
 from tqdm import tqdm
 
 from sharpening import Limits, SharpeningError, check_limits
-from sharpening.file_inference import FileSettings, Plan, plan_jobs, sharpen_files
+from sharpening.file_inference import FileSettings, plan_jobs, sharpen_files
 from sharpening.image_pairs import (
     Pair,
     add_teacher_results,
@@ -83,6 +81,7 @@ from sharpening.image_pairs import (
     read_pair,
     same_crop,
 )
+from sharpening.loading import item_or_error, loaded_items, make_loader
 from sharpening.media_files import atomic_write
 from sharpening.muon import MuonAndAdam
 from sharpening.openvino_backend import OpenVinoNet, openvino_model, quantised
@@ -93,6 +92,8 @@ from sharpening.runtime import (
     StopSignal,
     default_runtime,
     prefetch,
+    ran_out_of_memory,
+    seconds_per_call,
     side_by_side,
     start_runtime,
 )
@@ -441,15 +442,6 @@ def split_pairs(config: Config, split: Literal["train", "test"]) -> list[Pair]:
     return find_pairs(config.data.root / split, config.data.blurred_names, config.data.sharp_names)
 
 
-def item_or_error(load: Callable[[int], Any], index: int) -> Any:
-    """load(index), or the SharpeningError that it raises: a worker process would hand over an
-    exception as a traceback. `loaded_items` raises it again."""
-    try:
-        return load(index)
-    except SharpeningError as error:
-        return SharpeningError(str(error))
-
-
 class GoProSharpeningDataset(Dataset):
     """Endless random crops of pairs; item `draw` is a function of (seed, draw) and nothing else.
 
@@ -540,41 +532,6 @@ def join_items(items: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...] | Sharpeni
     """Items of the dataset -> one batch of (B, 3, crop, crop) each, and (B,)."""
     errors = (item for item in items if isinstance(item, SharpeningError))
     return next(errors, None) or tuple(torch.cat(parts) for parts in zip(*items, strict=True))
-
-
-def loaded_items(loader: DataLoader) -> Iterator[Any]:
-    """What a loader gives; an error that a worker handed over is raised.
-
-    Close it: that ends the workers. They ignore signals, and a traceback may keep them alive, so
-    the process would wait for them for ever at its end.
-    """
-    items = iter(loader)
-    try:
-        for each in items:
-            if isinstance(each, SharpeningError):
-                raise SharpeningError(str(each))
-            yield each
-    finally:
-        if loader.num_workers:
-            items._shutdown_workers()
-
-
-def make_loader(dataset: Dataset, workers: int, **settings: Any) -> DataLoader:
-    """A loader whose workers share the decoded images (`fork`: from Python 3.14 on the default
-    would copy them) and leave Ctrl-C to this process."""
-    return DataLoader(
-        dataset,
-        num_workers=workers,
-        multiprocessing_context="fork" if workers else None,
-        worker_init_fn=ignore_signals,
-        **settings,
-    )
-
-
-def ignore_signals(worker: int) -> None:
-    """Ctrl-C reaches the workers too. They go on, so that training can end its step and save."""
-    for kind in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(kind, signal.SIG_IGN)
 
 
 def training_batches(
@@ -739,18 +696,9 @@ class SEUNet(nn.Module):
 # --------------------------------------------------------------------------------------------------
 
 UNREADABLE = (
-    pickle.UnpicklingError,
-    struct.error,
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+    pickle.UnpicklingError, struct.error, ArithmeticError, AssertionError, AttributeError, EOFError,
+    LookupError, OSError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
 """What `torch.load` raises on a file that is damaged or something else."""
 
 
@@ -1475,13 +1423,6 @@ def whole_limit(runtime: Runtime) -> float:
     return 2.1e6  # a frame of 1080p; 1.4 GB for two side by side
 
 
-def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of PyTorch or NumPy means that; of some only the text says so."""
-    kinds = (torch.OutOfMemoryError, MemoryError)
-    texts = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
-    return isinstance(error, kinds) or any(text in str(error) for text in texts)
-
-
 def smaller_tile(side: int, overlap: int) -> int:
     """Half of `side`; raises `SharpeningError` if tiles would be all overlap."""
     if side // 2 <= 2 * overlap:
@@ -1618,20 +1559,6 @@ def save_strip(stem: Path, images: Sequence[np.ndarray]) -> None:
     stem.parent.mkdir(parents=True, exist_ok=True)
     for suffix, image in (("", images[1]), ("_strip", np.concatenate(images, axis=1))):
         Image.fromarray(image).save(f"{stem}{suffix}.png", compress_level=1)
-
-
-def seconds_per_call(
-    work: Callable[[], Any], runtime: Runtime, repeats: int = 7, warm_up: int = 2
-) -> float:
-    """Median wall time of `work`, warmed up and synchronised."""
-    times = []
-    for _ in range(warm_up + repeats):
-        runtime.synchronize()
-        start = time.perf_counter()
-        work()
-        runtime.synchronize()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[warm_up:])
 
 
 SPEED_SIZES = {"512x512": (512, 512, None), "1920x1080": (1080, 1920, 1024)}
@@ -1978,26 +1905,17 @@ def evaluate_training(
 # --------------------------------------------------------------------------------------------------
 
 
-def plan_files(config: Config) -> Plan:
-    """What `config.input` holds and where it goes. Raises `SharpeningError` for an impossible input
-    or output, and for an input without images or videos."""
-    plan = plan_jobs(
-        config.input, config.output, format=config.inference.format, overwrite=config.overwrite
-    )
-    if not (plan.jobs or plan.finished or plan.problems):
-        raise SharpeningError(f"{config.input} holds no images or videos: check the path")
-    return plan
-
-
 def infer(config: Config, runtime: Runtime) -> int:
     """The `--infer` mode -> exit status: 0 only if every file succeeded, 130 if interrupted."""
     if runtime.world > 1:
         raise SharpeningError("--infer runs in one process: start it without torchrun")
-    if config.input is None:
-        config = demo_inference(config)
-    config = dataclasses.replace(config, output=config.output or Path("inference_samples"))
+    folder = Path("inference_samples")
+    source, output = config.input, config.output or folder
+    if source is None:
+        source, output = write_demo_inputs(folder), config.output or folder / "demo_sharpened"
     path = default_checkpoint(config)
-    plan = plan_files(config)
+    settings = {"format": config.inference.format, "overwrite": config.overwrite}
+    plan = plan_jobs(source, output, **settings)
     calls = math.inf if any(job.kind == "video" for job in plan.jobs) else len(plan.jobs)
     sharpen = Sharpener.load(path, runtime, config.inference, calls)
     runtime.say(f"student: {path}, on {sharpen.describe()}")
@@ -2017,25 +1935,17 @@ def infer(config: Config, runtime: Runtime) -> int:
         signal.signal(signal.SIGTERM, previous)
     for failure in failures:
         runtime.say(f"failed: {failure}")
-    runtime.say(f"results: {config.output}")
+    runtime.say(f"results: {output}")
     return 1 if failures else 0
 
 
-def demo_inference(config: Config) -> Config:
-    """What `--infer` does without `--input`: the demo's blurred photographs."""
-    folder = Path("inference_samples")
-    inputs = write_demo_inputs(folder / "demo_inputs")
-    output = config.output or folder / "demo_sharpened"
-    return dataclasses.replace(config, input=inputs, output=output)
-
-
 def write_demo_inputs(folder: Path) -> Path:
-    """The blurred test photographs of the demo as PNG files in `folder`."""
-    pairs = demo_pairs("test")
+    """The blurred test photographs of the demo as PNG files in `folder`/demo_inputs."""
+    pairs, inputs = demo_pairs("test"), folder / "demo_inputs"
     for index, blurry, _ in EvaluationImages(pairs, DEMO_BLUR):
-        with atomic_write(folder / f"{pairs[index].name}.png") as temporary:
+        with atomic_write(inputs / f"{pairs[index].name}.png") as temporary:
             Image.fromarray(blurry).save(temporary)
-    return folder
+    return inputs
 
 
 def run_demo(config: Config, runtime: Runtime) -> None:

@@ -106,8 +106,9 @@ def plan_jobs(
     two sources would get the same target, their extensions tell the targets apart: a.png and a.jpg
     become a_png.webp and a_jpg.webp.
 
-    Raises `MediaError` if there is no such source, if `output` cannot be a folder, or if the
-    outputs would be read as inputs. What concerns one file only is in `problems` instead.
+    Raises `MediaError` if there is no such source, if it holds no images or videos, if `output`
+    cannot be a folder, or if the outputs would be read as inputs. What concerns one file alone is
+    in `problems` instead.
     """
     source, output = Path(source), Path(output)
     if format is not None:
@@ -140,6 +141,8 @@ def plan_jobs(
                 (finished if target.exists() and not overwrite else jobs).append(job)
         except OSError as error:
             problems.append(unreachable(error.filename, error))
+    if not (jobs or finished or problems):
+        raise MediaError(source, "holds no images or videos: check the path")
     return Plan(jobs, finished, problems, ignored)
 
 

@@ -14,6 +14,8 @@ import platform
 import shlex
 import shutil
 import signal
+import statistics
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -178,6 +180,27 @@ def tune_malloc() -> None:
     libc.mallopt(trim_threshold, 128 * 2**20)
     libc.mallopt(mmap_threshold, 32 * 2**20)
     libc.mallopt(arena_max, 1)
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of PyTorch or NumPy means that; of some only the text says so."""
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    texts = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, kinds) or any(text in str(error) for text in texts)
+
+
+def seconds_per_call(
+    work: Callable[[], Any], runtime: Runtime, repeats: int = 7, warm_up: int = 2
+) -> float:
+    """Median wall time of `work`, warmed up and synchronised."""
+    times = []
+    for _ in range(warm_up + repeats):
+        runtime.synchronize()
+        start = time.perf_counter()
+        work()
+        runtime.synchronize()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[warm_up:])
 
 
 def require_package(package: str) -> Any:
