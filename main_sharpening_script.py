@@ -311,7 +311,8 @@ class TrainConfig:
     clip_norm: float = 0.3
     """Largest gradient norm; 0 does not clip."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Autocast type; auto: bf16 where the hardware has it, else fp16 on a GPU and fp32 on a CPU."""
+    """Autocast type; auto: on a GPU bf16, or fp16 if it has none; on a CPU bf16 if a short timing
+    finds it faster than fp32."""
     compile: bool = False
     """Run the network through torch.compile: for GPUs; a step on a CPU is no faster (bf16)."""
     evaluate_every: int = 5
@@ -394,7 +395,8 @@ class Config:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the network is computed; auto: on a GPU if there is one."""
     size: Literal["standard", "live"] | None = None
-    """Size of the student to train: quality or speed; None: as --student says."""
+    """Size of the student to train, or shipped student for --infer: quality or speed; None: as
+    --student and --checkpoint say."""
     data: DataConfig = field(default_factory=DataConfig)
     degradation: DegradationConfig = field(default_factory=DegradationConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
@@ -825,9 +827,12 @@ def load_strictly(net: nn.Module, weights: dict[str, Tensor], path: Path) -> Non
 
 
 def default_checkpoint(config: Config) -> Path:
-    """`--checkpoint`, else the user's newest final student, else the one that ships."""
+    """`--checkpoint`, else the shipped one of `--size`, else the user's newest final student, else
+    the shipped standard."""
     if config.checkpoint is not None:
         return config.checkpoint
+    if config.size is not None:
+        return SHIPPED_STUDENTS[config.size]
     finals = config.train.folder.glob("student_model_ema_final_epoch_*.pth")
     shipped = SHIPPED_STUDENTS["standard"]
     newest = max(finals, key=lambda path: path.stat().st_mtime, default=shipped)
@@ -1929,8 +1934,6 @@ def evaluate_training(
 
 def infer(config: Config, runtime: Runtime) -> int:
     """The `--infer` mode -> exit status: 0 only if every file succeeded, 130 if interrupted."""
-    if runtime.world > 1:
-        raise SharpeningError("--infer runs in one process: start it without torchrun")
     folder = Path("inference_samples")
     source, output = config.input, config.output or folder
     if source is None:
@@ -1983,10 +1986,7 @@ MODES = {
     "strength": (["--infer"], "add it"),
     "checkpoint": (["--infer", "--evaluate"], "add it"),
     "teacher_too": (["--evaluate"], "add it"),
-    "size": (
-        ["training"],
-        "choose a student with --checkpoint, such as model_checkpoints/student_live.pth",
-    ),
+    "size": (["training", "--infer"], "choose a student with --checkpoint"),
 }
 """Flag -> the modes that it is for, and what to do about it in another."""
 
