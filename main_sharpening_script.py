@@ -1821,9 +1821,13 @@ def check_finite(losses: Sequence[Tensor], norm: Tensor, state: TrainState) -> N
 
 
 def train(
-    config: Config, runtime: Runtime, build: Callable[[Config], nn.Module] = build_network
+    config: Config,
+    runtime: Runtime,
+    build: Callable[[Config], nn.Module] = build_network,
+    load: Callable[..., Iterator[tuple[Tensor, ...]]] = training_batches,
 ) -> Path:
-    """The default mode: train the network that `build` makes -> path of the final checkpoint."""
+    """The default mode: train the network that `build` makes on the batches that `load` gives
+    -> path of the final checkpoint."""
     settings = config.train
     dataset, images, teacher, vgg, state = prepare_training(config, runtime, build)
     model = runtime.wrap(state.trainee, settings.compile)
@@ -1850,7 +1854,7 @@ def train(
     with (
         StopSignal(runtime) as stop,
         RunLog(settings.folder, steps, state.step, *log_settings) as log,
-        contextlib.closing(training_batches(dataset, first_micro, runtime)) as batches,
+        contextlib.closing(load(dataset, first_micro, runtime)) as batches,
     ):
         evaluate_when_due()  # of given weights, or where the run was interrupted in an evaluation
         while state.step < steps:
