@@ -12,6 +12,7 @@ flags=(--data.root "$data" --train.seed "${5:-0}" --teacher.no-enabled --loss.ss
   --data.crop 128 --data.batch-size 8 --data.crops-per-image 2 --data.workers 0
   --data.synthetic-share 0.3 --train.epochs 2 --train.steps-per-epoch 500 --train.accumulation 1
   --degradation.response-power 1 --train.restart-cycles 1 --train.evaluate-every 1 --train.samples "$out/samples")
+mkdir -p "$out"
 python main_sharpening_script.py "${flags[@]}" --train.folder "$out/student" "${@:6}"
 python tools/train_other.py "${nafnet[@]}" "${flags[@]}" --train.folder "$out/other"
 python tools/validation_table.py "$out/student/student_model_ema_final_epoch_002.pth" \

@@ -4,9 +4,10 @@ They run with a `python` that only notes its arguments; these are then parsed as
 tools would.
 """
 
+import functools
 import importlib
-import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -49,9 +50,10 @@ def commands(recipe: Path, folder: Path) -> list[list[str]]:
     return [line.split("\0")[:-1] for line in noted.read_text().split("\n") if line]
 
 
-def parse(words: list[str]) -> None:
+@functools.cache
+def parse(words: tuple[str, ...]) -> None:
     """Parse a command line as its program would; SystemExit or an error if it does not fit."""
-    program, flags = words[0], words[1:]
+    program, *flags = words
     if "--train.initial-weights" in flags:  # weights that the recipe itself would make
         flags[flags.index("--train.initial-weights") + 1] = STANDARD
     if program.startswith("tools/"):
@@ -72,15 +74,15 @@ def parse(words: list[str]) -> None:
 def test_every_command_of_a_recipe_has_flags_that_exist(recipe, tmp_path):
     found = [words for words in commands(recipe, tmp_path) if words[0].endswith(".py")]
     assert found or recipe.stem == "pareto"
-    unique = {json.dumps(words): words for words in found}
-    for words in unique.values():
-        parse(words)
+    for words in found:
+        parse(tuple(words))
 
 
-@pytest.mark.parametrize("page", ["model_checkpoints/MODEL_CARD.md", "docs/EXPERIMENTS.md"])
+PAGES = ["README.md", "model_checkpoints/MODEL_CARD.md"]
+PAGES += [f"docs/{path.name}" for path in sorted((script.HERE / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_a_page_names_recipes_and_tools_that_exist(page):
-    text = (script.HERE / page).read_text()
-    named = {word.strip("`") for word in text.replace("(", " ").split() if ".sh" in word}
-    places = {word.split(",")[0].rstrip(".);:`") for word in named if word.startswith("recipes/")}
-    assert places
-    assert not [place for place in places if not (script.HERE / place).is_file()]
+    named = re.findall(r"\b(?:recipes|tools)/\w+\.(?:sh|py)\b", (script.HERE / page).read_text())
+    assert [place for place in named if not (script.HERE / place).is_file()] == []

@@ -45,8 +45,8 @@ class CacheConfig:
     """Weights of the Restormer."""
     tile: int | None = None
     """Largest side of a tile, pixels; None: the whole image where memory allows."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Type of the arithmetic, as in training."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Type of the arithmetic."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
