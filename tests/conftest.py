@@ -133,6 +133,20 @@ def changed(config, **groups):
     return config
 
 
+class Hungry(torch.nn.Module):
+    """Has memory for so many pixels; fails as PyTorch's allocator on the CPU does."""
+
+    def __init__(self, pixels: int):
+        super().__init__()
+        self.pixels, self.failures = pixels, 0
+
+    def forward(self, x):
+        if x.shape[2] * x.shape[3] > self.pixels:
+            self.failures += 1
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ...")
+        return x
+
+
 @pytest.fixture
 def four_cores():
     before = torch.get_num_threads()
