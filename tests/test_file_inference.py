@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import Counter
 from pathlib import Path
@@ -14,32 +15,15 @@ import av
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_STUDENT, photo, save
+from conftest import Hungry, make_student, photo, save, whole
 from PIL import Image
 from stress_corpus import make_stress_corpus, make_video
 
 import main_sharpening_script as script
 from sharpening import file_inference, media_files
-
-
-def make_student(config=TINY_STUDENT, strength: float = 1e-3) -> script.SEUNet:
-    """An untrained student; `strength` is the standard deviation of its last weights."""
-    torch.manual_seed(0)
-    student = script.SEUNet(config)
-    torch.nn.init.normal_(student.last.weight, std=strength)
-    return student.eval().requires_grad_(False)
-
-
-def make_lively_student() -> script.SEUNet:
-    """Trained-like: what the blocks add and how squeeze-and-excitation weighs it matter."""
-    student = make_student(strength=0.01)
-    for module in student.modules():
-        if isinstance(module, script.ResidualBlock):
-            module.merge.weight *= 10
-        if isinstance(module, script.SqueezeExcite):
-            module.squeeze.weight *= 10
-            module.excite.weight *= 10
-    return student
+from sharpening.file_inference import FileSettings, Plan, plan_jobs, sharpen_files
+from sharpening.media_files import MediaError, read_picture, transform_video, write_picture
+from sharpening.runtime import Runtime, thread_pool
 
 
 @pytest.fixture
@@ -50,8 +34,8 @@ def sharpen(tmp_path):
 
     def run(source: Path | None, *flags: str) -> int:
         given = [] if source is None else ["--input", str(source), "--output", f"{tmp_path}/out"]
-        if "--infer-config.backend" not in flags:  # the automatic one converts for seconds
-            given += ["--infer-config.backend", "pytorch"]
+        if "--inference.backend" not in flags:  # the automatic one converts for seconds
+            given += ["--inference.backend", "pytorch"]
         return script.main(
             ["--infer", "--checkpoint", str(path), "--device", "cpu", *given, *flags]
         )
@@ -61,7 +45,7 @@ def sharpen(tmp_path):
 
 def targets_of(folder: Path) -> dict[Path, Path]:
     """Source -> path of its result below the output folder, of all that could be planned."""
-    plan = file_inference.plan_jobs(folder, folder.with_name("elsewhere"))
+    plan = plan_jobs(folder, folder.with_name("elsewhere"))
     return {job.source: job.target.relative_to(folder.with_name("elsewhere")) for job in plan.jobs}
 
 
@@ -84,7 +68,7 @@ def check_kept(source: Path, target: Path) -> None:
     if source.suffix in media_files.VIDEO_SUFFIXES:
         assert len(video_facts(source)[0]) == len(video_facts(target)[0])
         return
-    before, after = media_files.read_picture(source), media_files.read_picture(target)
+    before, after = read_picture(source), read_picture(target)
     assert (after.rgb.shape, after.rgb.dtype) == (before.rgb.shape, before.rgb.dtype)
     assert after.format == before.format
     if before.layout != after.layout:  # a palette may need fewer layouts than it had
@@ -136,12 +120,11 @@ def test_many_images_and_videos_go_through_openvino(tmp_path, sharpen, capsys):
     for index in range(16):
         save(tmp_path / "in" / f"{index}.png", photo(20 + index % 2, 30, index))
     make_video(tmp_path / "in" / "call.mp4")
-    assert sharpen(tmp_path / "in", "--infer-config.backend", "auto") == 0
+    assert sharpen(tmp_path / "in", "--inference.backend", "auto") == 0
     assert "threads, openvino, " in capsys.readouterr().out
     net = script.load_student(tmp_path / "student.pth")
-    where = script.Runtime(torch.device("cpu"), torch.float32)
     for index in range(16):
-        expected = script.sharpen_whole(net, photo(20 + index % 2, 30, index), where)
+        expected = whole(net, photo(20 + index % 2, 30, index))
         restored = np.asarray(Image.open(tmp_path / "out" / f"{index}.png"))
         np.testing.assert_allclose(restored.astype(int), expected.astype(int), atol=2)
     check_kept(tmp_path / "in" / "call.mp4", tmp_path / "out" / "call.mp4")
@@ -150,7 +133,7 @@ def test_many_images_and_videos_go_through_openvino(tmp_path, sharpen, capsys):
 def test_format_keeps_sources_of_one_name_apart(tmp_path, sharpen):
     for name in ("same.png", "same.jpg", "other.jpg"):
         save(tmp_path / "in" / name, photo(20, 30))
-    assert sharpen(tmp_path / "in", "--infer-config.format", "webp") == 0
+    assert sharpen(tmp_path / "in", "--inference.format", "webp") == 0
     expected = {"same_png.webp", "same_jpg.webp", "other.webp"}
     assert {path.name for path in files_below(tmp_path / "out")} == expected
 
@@ -159,8 +142,8 @@ def test_what_a_format_cannot_hold_is_refused_before_the_net(
     tmp_path, sharpen, monkeypatch, capsys
 ):
     Image.fromarray(np.full((8, 8), 40000, np.uint16)).save(tmp_path / "deep.png")
-    monkeypatch.setattr(script, "sharpen_images", lambda *_: pytest.fail("computed in vain"))
-    assert sharpen(tmp_path / "deep.png", "--infer-config.format", "jpg") == 1
+    monkeypatch.setattr(script.Sharpener, "images", lambda *_: pytest.fail("computed in vain"))
+    assert sharpen(tmp_path / "deep.png", "--inference.format", "jpg") == 1
     assert "JPEG cannot hold 16-bit L" in capsys.readouterr().out
 
 
@@ -199,13 +182,13 @@ def test_bare_infer_sharpens_the_demo_photographs(tmp_path, sharpen, monkeypatch
 
 def test_several_processes_are_refused(config):
     with pytest.raises(script.SharpeningError, match="without torchrun"):
-        script.infer(config, script.Runtime(torch.device("cpu"), torch.float32, world=2))
+        script.infer(config, Runtime(torch.device("cpu"), torch.float32, world=2))
 
 
 @pytest.mark.parametrize("bad", [{"format": "docx"}, {"quality": 0}, {"crf": 52}, {"tile": 128}])
 def test_impossible_settings_are_refused(bad):
     with pytest.raises(ValueError, match=r"docx|quality|crf|tile"):
-        script.InferConfig(**bad)
+        script.InferenceConfig(**bad)
 
 
 # --- video
@@ -214,20 +197,31 @@ def test_impossible_settings_are_refused(bad):
 def test_video_keeps_frames_times_and_sound(tmp_path, sharpen, capsys):
     times = (0, 360, 900, 990, 2700, 3060, 3420)  # a variable rate
     source = make_video(tmp_path / "clip.mkv", times=times, audio="aac", subtitles="srt")
-    assert sharpen(source, "--infer-config.tile-batch", "3") == 0
+    assert sharpen(source, "--inference.tile-batch", "3") == 0
     assert video_facts(tmp_path / "out" / "clip.mkv") == video_facts(source)
     assert "frame/s" in capsys.readouterr().err
+
+
+def file_run(sharpen, runtime, settings=None, **more):
+    whole_images = lambda shape: False  # noqa: E731
+    given = (settings or FileSettings(), True, [])
+    return file_inference.FileRun(sharpen, whole_images, runtime, *given, **more)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_video_frames_come_back_in_order(batch, runtime):
     frames = [np.full((16, 20, 3), value, np.uint8) for value in range(0, 200, 20)]
-    invert = torch.nn.Module()
-    invert.forward = lambda x: 1 - x
-    run = script.FileRun(invert, runtime, script.InferConfig(tile_batch=batch))
-    with script.thread_pool(1) as pool:
+    calls = []
+
+    def invert(images):
+        calls.append(len(images))
+        return [255 - image for image in images]
+
+    run = file_run(invert, runtime, FileSettings(tile_batch=batch))
+    with thread_pool(1) as pool:
         result = list(run.frames(pool, iter(frames)))
     assert [int(frame[0, 0, 0]) for frame in result] == [255 - v for v in range(0, 200, 20)]
+    assert sorted(calls, reverse=True) == {1: [1] * 10, 3: [3, 3, 3, 1]}[batch]
 
 
 def test_few_frames_are_in_memory(runtime):
@@ -239,8 +233,8 @@ def test_few_frames_are_in_memory(runtime):
             decoded += 1
             yield np.zeros((8, 8, 3), np.uint8)
 
-    run = script.FileRun(torch.nn.Identity(), runtime, script.InferConfig())
-    with script.thread_pool(1) as pool:
+    run = file_run(list, runtime)
+    with thread_pool(1) as pool:
         for _ in run.frames(pool, frames()):
             yielded += 1
             most = max(most, decoded - yielded)
@@ -257,7 +251,7 @@ def test_full_disk_stops_the_run(tmp_path, sharpen, monkeypatch, capsys, kind):
             save(tmp_path / "in" / f"{index}.png", photo(16, 16))
         else:
             make_video(tmp_path / "in" / f"{index}.mp4", times=(0, 360))
-    monkeypatch.setattr(script.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
     real, calls = os.fsync, itertools.count()
 
     def fsync(file):
@@ -269,7 +263,7 @@ def test_full_disk_stops_the_run(tmp_path, sharpen, monkeypatch, capsys, kind):
     assert sharpen(tmp_path / "in") == 1
     shown = capsys.readouterr().out
     assert "the disk is full: free some space" in shown
-    assert "not begun, since the disk is full" in shown
+    assert "not begun, because the disk is full" in shown
     assert 1 <= shown.count("failed: ") <= 6
     assert len(files_below(tmp_path / "out")) == 4
     monkeypatch.setattr(os, "fsync", real)
@@ -287,7 +281,7 @@ def test_interruption_leaves_only_finished_files(
             save(tmp_path / "in" / f"{index}.png", photo(16, 16))
         else:
             make_video(tmp_path / "in" / f"{index}.mp4")
-    real, calls = script.sharpen_images, []
+    real, calls = script.Sharpener.images, []
 
     def interrupted(*arguments):
         calls.append(1)
@@ -295,7 +289,7 @@ def test_interruption_leaves_only_finished_files(
             signal.pthread_kill(threading.main_thread().ident, number)
         return real(*arguments)
 
-    monkeypatch.setattr(script, "sharpen_images", interrupted)
+    monkeypatch.setattr(script.Sharpener, "images", interrupted)
     ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -312,75 +306,59 @@ def test_interruption_leaves_only_finished_files(
     assert len(files_below(tmp_path / "out")) == 6
 
 
-class Hungry(torch.nn.Module):
-    """Has memory for so many pixels; fails as PyTorch's allocator on the CPU does."""
-
-    def __init__(self, pixels: int):
-        super().__init__()
-        self.pixels, self.failures = pixels, 0
-
-    def forward(self, x):
-        if x.shape[2] * x.shape[3] > self.pixels:
-            self.failures += 1
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ...")
-        return x
-
-
-def test_out_of_memory_on_the_cpu_halves_the_tile_once_per_size(runtime):
-    net, image, fitting = Hungry(150 * 150), photo(200, 300), {}
-    for _ in range(3):
-        (result,) = script.sharpen_images(
-            net, [image], runtime, script.InferConfig(overlap=16), fitting
-        )
-        assert np.array_equal(result, image)
-    assert net.failures == 1 and fitting == {(200, 300, 3): 150}
-
-
-def test_other_errors_of_the_net_are_not_taken_for_lack_of_memory(runtime):
-    def broken(x):
-        raise RuntimeError("size mismatch")
-
-    with pytest.raises(RuntimeError, match="size mismatch"):
-        script.sharpen_image(broken, photo(20, 20), runtime, script.InferConfig())
-
-
-def test_a_picture_too_large_for_memory_fails_alone(tmp_path, config, runtime):
+def test_a_picture_too_large_for_memory_fails_alone(tmp_path, runtime):
     save(tmp_path / "in" / "large.png", photo(300, 300))
     save(tmp_path / "in" / "small.png", photo(20, 20))
-    config = script.dataclasses.replace(config, input=tmp_path / "in", output=tmp_path / "out")
-    (failure,) = script.sharpen_files(
-        Hungry(100 * 100), script.plan_files(config), config.infer_config, runtime, quiet=True
-    )
+    plan = plan_jobs(tmp_path / "in", tmp_path / "out")
+    sharpen = script.Sharpener(Hungry(100 * 100), runtime)
+    (failure,) = sharpen_files(plan, sharpen.images, runtime, quiet=True)
     assert "large.png: memory runs out even with tiles" in failure
     assert files_below(tmp_path / "out") == {Path("small.png")}
 
 
-def test_no_more_is_read_ahead_than_asked():
-    begun = []
-    with script.thread_pool(4) as pool:
-        for count, (item, future) in enumerate(
-            script.ahead(pool, lambda i: begun.append(i) or i * i, range(20), lambda: 3)
-        ):
-            assert item == count and future.result() == count * count
-            assert len(begun) <= count + 4
-    with script.thread_pool(4) as pool:
-        begun.clear()
-        for count, _ in enumerate(script.ahead(pool, begun.append, range(5), lambda: 0)):
-            assert len(begun) == count + 1
+def test_a_picture_in_tiles_is_computed_alone_in_the_calling_thread(tmp_path, runtime):
+    """Its tiles are computed side by side; others beside them would take their cores."""
+    for index in range(6):
+        save(tmp_path / "in" / f"{index}.png", photo(8 if index % 3 else 30, 8))
+    threads = {True: set(), False: set()}
+
+    def sharpen(images):
+        threads[images[0].shape[0] > 8].add(threading.current_thread())
+        return list(images)
+
+    plan = plan_jobs(tmp_path / "in", tmp_path / "out")
+    large = lambda shape: shape[0] > 8  # noqa: E731
+    assert sharpen_files(plan, sharpen, runtime, in_tiles=large, quiet=True) == []
+    assert threads[True] == {threading.main_thread()}
+    assert threading.main_thread() not in threads[False]
+    assert len(files_below(tmp_path / "out")) == 6
+
+
+def test_quiet_and_told_runs_give_the_same_files(tmp_path, runtime, capsys):
+    save(tmp_path / "in" / "a.png", photo(8, 8))
+    shown = []
+    for quiet in (True, False):
+        plan = plan_jobs(tmp_path / "in", tmp_path / str(quiet))
+        assert sharpen_files(plan, list, runtime, quiet=quiet) == []
+        shown.append(capsys.readouterr())
+    assert shown[0] == ("", "") and "1 sharpened, 0 failed" not in shown[1].err
+    assert "1 sharpened" in shown[1].out
+    images = [np.asarray(Image.open(tmp_path / folder / "a.png")) for folder in ("True", "False")]
+    assert np.array_equal(*images) and np.array_equal(images[0], photo(8, 8))
 
 
 def test_large_pictures_wait_in_smaller_numbers(runtime):
-    run = script.FileRun(torch.nn.Identity(), runtime, script.InferConfig(), threads=8)
+    run = file_run(list, runtime, threads=8)
     depths = {}
     for run.largest in (0.9, 12, 100):
         depths[run.largest] = run.depth()
     assert depths == {0.9: 8, 12: 2, 100: 0}
 
 
-def test_reading_computing_and_writing_overlap(tmp_path, config, runtime, monkeypatch):
-    """The net ends a picture only once the next one is being read, and a writer only once the net
-    has begun the next: done in turn, neither would come to pass."""
-    picture = media_files.read_picture(save(tmp_path / "a.png", photo(8, 8)))
+def test_reading_computing_and_writing_overlap(tmp_path, runtime, monkeypatch):
+    """A picture is computed only once the next one is being read, and written only once the next
+    one is being computed: done in turn, neither would happen."""
+    picture = read_picture(save(tmp_path / "a.png", photo(8, 8)))
     count = 8
     for index in range(count):
         save(tmp_path / "in" / f"{index}.png", photo(8, 8))
@@ -395,37 +373,32 @@ def test_reading_computing_and_writing_overlap(tmp_path, config, runtime, monkey
         begun["read"][int(path.stem)].set()
         return picture
 
-    def compute(x):
+    def sharpen(images):
         index = next(computed)
         begun["compute"][index].set()
         await_next("read", index)
-        return x
+        return list(images)
 
     def write(picture, rgb, path, **_):
         await_next("compute", int(path.stem))
         written.append(path.stem)
 
-    monkeypatch.setattr(script.os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(media_files, "read_picture", read)
-    monkeypatch.setattr(media_files, "write_picture", write)
-    net = torch.nn.Module()
-    net.forward = compute
-    job = script.dataclasses.replace(config, input=tmp_path / "in", output=tmp_path / "out")
-    plan = script.plan_files(job)
-    assert script.sharpen_files(net, plan, job.infer_config, runtime, quiet=True) == []
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(file_inference, "read_picture", read)
+    monkeypatch.setattr(file_inference, "write_picture", write)
+    plan = plan_jobs(tmp_path / "in", tmp_path / "out")
+    assert sharpen_files(plan, sharpen, runtime, quiet=True) == []
     assert len(written) == count and in_turn == []
 
 
-def test_small_pictures_are_computed_side_by_side(tmp_path, config, runtime, monkeypatch):
+def test_small_pictures_are_computed_side_by_side(tmp_path, runtime, monkeypatch):
     for index in range(6):
         save(tmp_path / "in" / f"{index}.png", photo(8, 8))
-    side_by_side = threading.Barrier(2, timeout=30)
-    net = torch.nn.Module()
-    net.forward = lambda x: (side_by_side.wait(), x)[1]
-    monkeypatch.setattr(script.torch, "get_num_threads", lambda: 2)
-    job = script.dataclasses.replace(config, input=tmp_path / "in", output=tmp_path / "out")
-    plan = script.plan_files(job)
-    assert script.sharpen_files(net, plan, job.infer_config, runtime, quiet=True) == []
+    both = threading.Barrier(2, timeout=30)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    plan = plan_jobs(tmp_path / "in", tmp_path / "out")
+    sharpen = lambda images: (both.wait(), list(images))[1]  # noqa: E731
+    assert sharpen_files(plan, sharpen, runtime, quiet=True) == []
     assert len(files_below(tmp_path / "out")) == 6
 
 
@@ -434,124 +407,183 @@ def test_huge_pictures_need_the_flag(tmp_path, sharpen, monkeypatch, capsys):
     monkeypatch.setattr(media_files, "MAX_PIXELS", 20 * 30 - 1)
     assert sharpen(source) == 1 and "allow huge images" in capsys.readouterr().out
     assert not files_below(tmp_path / "out")
-    assert sharpen(source, "--infer-config.allow-huge") == 0
+    assert sharpen(source, "--inference.allow-huge") == 0
     assert files_below(tmp_path / "out") == {Path("a.png")}
 
 
-# --- pixels
+# --- planning
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize("tile", [None, 192])
-def test_flat_colour_stays(dtype, tile):
-    half_a_level = np.iinfo(dtype).max / 255 / 2
-    net = make_student(script.StudentConfig(), strength=1e-4)
-    for precision in (torch.float32, torch.bfloat16):
-        runtime = script.Runtime(torch.device("cpu"), precision)
-        for colour in ((0, 128, 255), (7, 7, 7), (200, 90, 33)):
-            flat = np.zeros((160, 210, 3), dtype) + np.array(colour, dtype) * (
-                np.iinfo(dtype).max // 255
-            )
-            flat = flat.astype(dtype)
-            config = script.InferConfig(tile=tile)
-            result = script.sharpen_image(net, flat, runtime, config)
-            shift = np.abs(result.mean((0, 1)) - flat.mean((0, 1)))
-            assert shift.max() <= half_a_level
+def touched(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    return folder
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 700), (700, 1), (2, 3), (257, 255), (608, 320)])
-def test_any_size_whole_and_tiled(size, runtime):
-    image = np.tile(photo(512, 512), (2, 2, 1))[: size[0], : size[1]]
-    net = make_student(strength=0.01)
-    whole = script.sharpen_whole(net, image, runtime)
-    tiled = script.sharpen_tiled(net, image, runtime, 160, 32)
-    assert whole.shape == tiled.shape == image.shape
-    assert whole.flags.c_contiguous and tiled.flags.c_contiguous
-    if size == (608, 320):  # else the tiles do not begin on the net's grid
-        assert np.abs(whole.astype(int) - tiled).mean() < 1
+def names_of(plan: Plan, root: Path) -> list[str]:
+    return [str(job.target.relative_to(root)) for job in plan.jobs]
 
 
-def test_a_batch_of_frames_equals_single_frames(runtime):
-    frames = [photo(50, 60, seed) for seed in range(3)]
-    net = make_student(strength=0.01)
-    together = script.sharpen_images(net, frames, runtime, script.InferConfig())
-    for frame, result in zip(frames, together, strict=True):
-        alone = script.sharpen_whole(net, frame, runtime)
-        assert np.abs(result.astype(int) - alone).max() <= 1
+def test_folders_keep_structure_and_natural_order(tmp_path):
+    source = touched(
+        tmp_path / "in", "a10.png", "a2.PNG", "b/c/d.jpg", ".hidden.png", "notes.txt", "z.mp4"
+    )
+    touched(source, ".secret/a.png", media_files.PARTIAL + "12.png")
+    plan = plan_jobs(source, tmp_path / "out")
+    assert names_of(plan, tmp_path / "out") == ["a2.PNG", "a10.png", "b/c/d.jpg", "z.mp4"]
+    assert [job.kind for job in plan.jobs] == ["image"] * 3 + ["video"]
+    assert [path.name for path in plan.ignored] == ["notes.txt"]
+    assert not plan.problems
 
 
-def test_16_bits_are_not_cut_to_8(runtime):
-    ramp = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64, 1).repeat(3, axis=2) + 30000
-    result = script.sharpen_whole(torch.nn.Identity(), ramp, runtime)
-    assert np.array_equal(result, ramp)
-    sharpened = script.sharpen_whole(make_student(strength=1e-4), ramp, runtime)
-    assert len(np.unique(sharpened)) > 1000
+@pytest.mark.parametrize("suffix", [*media_files.FOREIGN_PICTURES, ".HEIC"])
+def test_pictures_that_are_not_read_are_failures_and_no_other_name_changes(tmp_path, suffix):
+    source = touched(tmp_path / "in", f"a{suffix}", "a.png", "notes.txt")
+    plan = plan_jobs(source, tmp_path / "out", format="jpg")
+    assert names_of(plan, tmp_path / "out") == ["a.jpg"]
+    assert [path.name for path in plan.ignored] == ["notes.txt"]
+    assert plan_jobs(source / f"a{suffix}", tmp_path / "out").problems[0].path.suffix == suffix
+    assert [problem.path.name for problem in plan.problems] == [f"a{suffix}"]
+    assert "convert it to JPEG" in plan.problems[0].reason
 
 
-@pytest.mark.parametrize("length", [1, 100, 1024, 1025, 1080, 1920, 4000, 12_000])
-@pytest.mark.parametrize("tile", [200, 512, 1024])
-def test_even_tiles_cover_with_no_more_work(length, tile):
-    side = script.even_tile(length, tile, 64)
-    starts = script.tile_starts(length, side, 64)
-    plain = script.tile_starts(length, tile, 64)
-    assert starts[-1] + side == max(length, side) and side <= max(tile, 1)
-    assert len(starts) <= len(plain) and len(starts) * side <= len(plain) * min(tile, length)
-    if length > tile:  # what is computed twice is the overlap and the rounding to 16
-        assert len(starts) * side <= length + (len(starts) - 1) * 64 + 16 * len(starts)
+def test_collisions_get_distinct_stable_names(tmp_path):
+    names = ["a.png", "a.jpg", "a_png.bmp", "b.png", "v.avi", "v.webm", "v.mkv"]
+    source = touched(tmp_path / "in", *names)
+    plan = plan_jobs(source, tmp_path / "out", format="webp")
+    targets = names_of(plan, tmp_path / "out")
+    assert len(set(targets)) == len(names)
+    assert {"a_jpg.webp", "a_png.webp", "a_png_.webp", "b.webp"} < set(targets)
+    assert {"v_avi.mkv", "v_webm.mkv", "v_mkv.mkv"} < set(targets)
+    assert names_of(plan_jobs(source, tmp_path / "out", format="webp"), tmp_path / "out") == targets
 
 
-def steps(image: np.ndarray, at: list[int]) -> float:
-    """Mean difference between the columns right and left of each position."""
-    return float(np.mean([np.abs(image[:, x] - image[:, x - 1]).mean() for x in at]))
+def test_finished_files_are_skipped_unless_overwritten(tmp_path):
+    source = touched(tmp_path / "in", "a.png", "b.png")
+    touched(tmp_path / "out", "a.png")
+    plan = plan_jobs(source, tmp_path / "out")
+    assert [job.source.name for job in plan.finished] == ["a.png"]
+    assert [job.source.name for job in plan.jobs] == ["b.png"]
+    assert len(plan_jobs(source, tmp_path / "out", overwrite=True).jobs) == 2
 
 
-def seam(net, image, runtime, overlap: int) -> tuple[float, float]:
-    """Mean step of the error of tiling (against whole) where tiles begin or end, and elsewhere."""
-    whole = script.sharpen_whole(net, image, runtime).astype(np.float64)
-    tile = script.even_tile(image.shape[1], 200, overlap)
-    error = script.sharpen_tiled(net, image, runtime, 200, overlap).astype(np.float64) - whole
-    starts = script.tile_starts(image.shape[1], tile, overlap)
-    borders = [*starts[1:], *(start + tile for start in starts[:-1])]
-    apart = [x for x in range(8, image.shape[1] - 8) if min(abs(x - b) for b in borders) > 4]
-    return steps(error, borders), steps(error, apart)
+def test_loops_end_and_dangling_links_are_reported(tmp_path):
+    source = touched(tmp_path / "in", "a/x.png", "b/y.png")
+    (source / "a" / "up").symlink_to(source)
+    (source / "self.png").symlink_to(source / "self.png")
+    (source / "gone.jpg").symlink_to(tmp_path / "nowhere")
+    plan = plan_jobs(source, tmp_path / "out")
+    assert names_of(plan, tmp_path / "out") == ["a/x.png", "b/y.png"]
+    assert sorted(problem.path.name for problem in plan.problems) == ["gone.jpg", "self.png"]
 
 
-@pytest.mark.parametrize("make", [make_student, make_lively_student])
-def test_a_seam_cannot_be_seen(runtime, make):
-    net = make()
-    image = np.concatenate([photo(176, 512, seed) for seed in range(2)]).astype(np.uint16) * 257
-    border, elsewhere = seam(net, image, runtime, 64)
-    unseen = max(1.5 * elsewhere, 0.1)  # of 65,535 levels: what is below a tenth is rounding
-    assert 0 < border < min(unseen, 257 / 4)  # a quarter of an 8-bit level
-    border, elsewhere = seam(net, image, runtime, 0)
-    assert border > 5 * elsewhere  # without overlap it shows: the measure can tell
+@pytest.mark.parametrize("output", ["in", "in/out", "in/../in", "link", "."])
+def test_outputs_that_would_be_inputs_are_refused(tmp_path, output):
+    source = touched(tmp_path / "in", "a.png", "in/b.png")
+    (tmp_path / "link").symlink_to(source)
+    with pytest.raises(MediaError, match="choose another"):
+        plan_jobs(source, tmp_path / output)
 
 
-@pytest.mark.parametrize("make", [make_student, make_lively_student])
-def test_steps_of_the_picture_at_tile_borders_are_no_larger_than_elsewhere(runtime, make):
-    """Of the 8-bit result, against the steps of the untiled result in the same columns; half a
-    per cent is a fifteenth of a level here."""
-    net, image = make(), np.concatenate([photo(176, 512, seed) for seed in range(2)])
-    whole = script.sharpen_whole(net, image, runtime).astype(np.float64)
-    tiled = script.sharpen_tiled(net, image, runtime, 200, 64).astype(np.float64)
-    side = script.even_tile(512, 200, 64)
-    starts = script.tile_starts(512, side, 64)
-    borders = [*starts[1:], *(start + side for start in starts[:-1])]
-    apart = [x for x in range(8, 504) if min(abs(x - b) for b in borders) > 4]
-    at_borders = steps(tiled, borders) / steps(whole, borders)
-    assert at_borders <= 1.005 * steps(tiled, apart) / steps(whole, apart)
+def test_an_input_folder_that_links_to_the_output_is_refused(tmp_path):
+    source = touched(tmp_path / "in", "a.png")
+    touched(tmp_path / "out", "b.png")
+    (source / "results").symlink_to(tmp_path / "out")
+    with pytest.raises(MediaError, match="choose another"):
+        plan_jobs(source, tmp_path / "out")
 
 
-def test_pool_window_changes_only_what_pools_see(runtime):
-    net = script.with_pool_window(make_lively_student(), None)
-    image = photo(96, 128).astype(np.uint16) * 257
-    whole = script.sharpen_whole(net, image, runtime)
-    wide = script.sharpen_whole(script.with_pool_window(net, 4096), image, runtime)
-    assert np.abs(wide.astype(int) - whole).max() <= 8
-    narrow = script.sharpen_whole(script.with_pool_window(net, 32), image, runtime)
-    assert np.abs(narrow.astype(int) - whole).max() > 100
-    back = script.with_pool_window(script.with_pool_window(net, 32), None)
-    assert np.array_equal(script.sharpen_whole(back, image, runtime), whole)
+@pytest.mark.parametrize("output", ["file", "file/below", "file/far/below", "link", "loop"])
+def test_an_output_that_cannot_be_a_folder_is_refused(tmp_path, output):
+    source = touched(tmp_path / "in", "a.png", "b.png")
+    touched(tmp_path, "file")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for each in (source, source / "a.png"):
+        with pytest.raises(MediaError, match=f"{output}: .*not a folder: choose another output"):
+            plan_jobs(each, tmp_path / output)
+
+
+def test_a_link_to_itself_below_the_output_fails_only_its_own_jobs(tmp_path):
+    source = touched(tmp_path / "in", "a.png")
+    save(source / "b" / "c.png", photo(24, 37))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "b").symlink_to("b")
+    plan = plan_jobs(source, tmp_path / "out")
+    assert names_of(plan, tmp_path / "out") == ["a.png", "b/c.png"]
+    picture = read_picture(plan.jobs[1].source)
+    with pytest.raises(MediaError, match="c.png: cannot be written"):
+        write_picture(picture, picture.rgb, plan.jobs[1].target)
+
+
+@pytest.fixture
+def locked_out():
+    """A folder, and this process without the rights of root, who may enter every folder."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, user = Path(name), os.geteuid()
+        folder.chmod(0o777)
+        if user == 0:
+            os.seteuid(65534)
+        yield folder
+        os.seteuid(user)
+
+
+def test_a_folder_that_may_be_listed_but_not_entered_costs_only_itself(locked_out):
+    source = touched(locked_out / "in", "a.png", "locked/b.png", "locked/c.txt", "z.png")
+    (source / "link.png").symlink_to(source / "locked" / "b.png")
+    (source / "locked").chmod(0o444)
+    plan = plan_jobs(source, locked_out / "out")
+    assert names_of(plan, locked_out / "out") == ["a.png", "z.png"]
+    assert [problem.path.name for problem in plan.problems] == ["link.png", "b.png", "c.txt"]
+    assert all("(Permission denied)" in problem.reason for problem in plan.problems)
+    with pytest.raises(MediaError, match="b.png: .*Permission denied"):
+        plan_jobs(source / "locked" / "b.png", locked_out / "out")
+    with pytest.raises(MediaError, match="b.mp4: .*Permission denied"):
+        media_files.frame_count_hint(source / "locked" / "b.mp4")
+    outputs = plan_jobs(source / "a.png", source / "locked" / "out")
+    assert [problem.path.name for problem in outputs.problems] == ["a.png"]
+
+
+def test_an_output_folder_that_may_not_be_entered_gives_problems(locked_out):
+    source = touched(locked_out / "in", "a.png", "sub/b.png")
+    touched(locked_out / "out", "sub/old").joinpath("sub").chmod(0)
+    plan = plan_jobs(source, locked_out / "out")
+    assert names_of(plan, locked_out / "out") == ["a.png"]
+    assert [problem.path for problem in plan.problems] == [locked_out / "out" / "sub" / "b.png"]
+
+
+def test_a_name_that_is_too_long_is_refused_before_the_work(tmp_path):
+    source = make_video(tmp_path / "a.mp4")
+    with pytest.raises(MediaError, match="File name too long"):
+        transform_video(source, tmp_path / "out" / ("x" * 252 + ".mp4"), lambda frames: 1 / 0)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_name_that_grows_too_long_costs_only_itself(tmp_path):
+    source = touched(tmp_path / "in", "a.png", "x" * 251 + ".png")
+    assert len(plan_jobs(source, tmp_path / "out").jobs) == 2
+    (tmp_path / "out").mkdir()  # before that, nothing tells how long a name may be there
+    plan = plan_jobs(source, tmp_path / "out", format="webp")
+    assert names_of(plan, tmp_path / "out") == ["a.webp"]
+    assert plan.problems[0].path == tmp_path / "out" / ("x" * 251 + ".webp")
+    assert "File name too long" in plan.problems[0].reason
+    with pytest.raises(MediaError, match="File name too long"):
+        plan_jobs(tmp_path / ("x" * 256), tmp_path / "out")
+
+
+def test_single_files(tmp_path):
+    source = touched(tmp_path, "a.png", "clip.webm", "b.psd", "extensionless") / "a.png"
+    assert names_of(plan_jobs(source, tmp_path / "out"), tmp_path) == ["out/a.png"]
+    clip = plan_jobs(tmp_path / "clip.webm", tmp_path / "out").jobs[0]
+    assert (clip.kind, clip.target.name) == ("video", "clip.mkv")
+    assert plan_jobs(tmp_path / "extensionless", tmp_path / "out").jobs[0].kind == "image"
+    assert "choose a format" in plan_jobs(tmp_path / "b.psd", tmp_path / "out").problems[0].reason
+    assert "source itself" in plan_jobs(source, tmp_path, overwrite=True).problems[0].reason
+    with pytest.raises(MediaError, match="no such file"):
+        plan_jobs(tmp_path / "none.png", tmp_path / "out")
+    with pytest.raises(ValueError, match="choose one of"):
+        plan_jobs(source, tmp_path / "out", format="docx")
 
 
 # --- by hand: a quiet machine and minutes
