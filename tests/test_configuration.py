@@ -136,8 +136,9 @@ def test_initial_weights_bring_their_sizes(tmp_path):
         (["--resume", "--train.initial-weights", "a.pth"], "leave out --train.initial-weights"),
         (["--checkpoint", "a.pth"], "--checkpoint is for --infer or --evaluate"),
         (["--infer", "--teacher-too"], "--teacher-too is for --evaluate"),
-        (["--infer", "--size", "live"], "student_live.pth"),
-        (["--evaluate", "--size", "live"], "--size is for training"),
+        (["--evaluate", "--size", "live"], "--size is for training or --infer"),
+        (["--strength", "0.5"], "--strength is for --infer"),
+        (["--infer", "--strength", "1.5"], "strength must be from 0 to 1: 1.5"),
     ],
 )
 def test_impossible_settings_say_why(flags, reason, capsys):

@@ -12,7 +12,7 @@ from PIL import Image
 
 import main_sharpening_script as script
 from sharpening.image_pairs import read_pair
-from sharpening.runtime import start_runtime
+from sharpening.runtime import seconds_per_call, start_runtime
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_time_is_a_median_after_warm_up(runtime, monkeypatch):
     def work():
         now[0] += next(ticks)
 
-    measured = script.seconds_per_call(work, runtime, repeats=5, warm_up=2)
+    measured = seconds_per_call(work, runtime, repeats=5, warm_up=2)
     assert measured == pytest.approx(0.1)
 
 
