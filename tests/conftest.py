@@ -2,7 +2,12 @@
 
 import dataclasses
 import functools
+import os
 from pathlib import Path
+
+os.environ.setdefault(
+    "GOMP_SPINCOUNT", "1000"
+)  # before torch: threads that spin slow a busy machine
 
 import numpy as np
 import pytest
