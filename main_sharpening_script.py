@@ -81,7 +81,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torchmetrics.functional.image import structural_similarity_index_measure
 from tqdm import tqdm
 
-from sharpening import SharpeningError, file_inference, media_files
+from sharpening import SharpeningError, file_inference, media_files, video_files
 from sharpening.media_files import MediaError
 
 HERE = Path(__file__).resolve().parent
@@ -2675,11 +2675,11 @@ class FileRun:
 
     def video(self, job: file_inference.Job) -> None:
         """Sharpen one video; a few batches of frames are in memory at a time."""
-        total = media_files.frame_count_hint(job.source)
+        total = video_files.frame_count_hint(job.source)
         name = job.source.name.encode("utf-8", "replace").decode()[:40]
         bar = tqdm(total=total, desc=name, unit="frame", disable=self.quiet)
         with streams(self.runtime) as pool, bar:
-            report = media_files.transform_video(
+            report = video_files.transform_video(
                 job.source,
                 job.target,
                 functools.partial(self.frames, pool),

@@ -27,7 +27,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import main_sharpening_script as script
-from sharpening import media_files
+from sharpening import video_files
 from tools.common import run_tool
 from tools.machine import conditions
 
@@ -101,10 +101,10 @@ def image_stages(run: script.FileRun, jobs: list[Any]) -> dict[str, Callable[[],
 def video_stages(run: script.FileRun, jobs: list[Any]) -> dict[str, Callable[[], Any]]:
     """Decoding with encoding, and computing, of the frames of the one job, each alone."""
     frame = script.demo_frame(720, 1280)
-    count = media_files.frame_count_hint(jobs[0].source)
+    count = video_files.frame_count_hint(jobs[0].source)
     media = (jobs[0].source, jobs[0].target, iter)
     return {
-        "codec": lambda: media_files.transform_video(*media, crf=run.settings.crf),
+        "codec": lambda: video_files.transform_video(*media, crf=run.settings.crf),
         "compute": lambda: computing(run, frame, count),
     }
 
