@@ -2675,16 +2675,20 @@ class FileRun:
 
     def video(self, job: file_inference.Job) -> None:
         """Sharpen one video; a few batches of frames are in memory at a time."""
-        total = video_files.frame_count_hint(job.source)
         name = job.source.name.encode("utf-8", "replace").decode()[:40]
-        bar = tqdm(total=total, desc=name, unit="frame", disable=self.quiet)
+        bar = tqdm(desc=name, unit="frame", disable=self.quiet)
+
+        def show(done: int, expected: int | None) -> None:
+            bar.total = expected
+            bar.update()
+
         with streams(self.runtime) as pool, bar:
             report = video_files.transform_video(
                 job.source,
                 job.target,
                 functools.partial(self.frames, pool),
                 crf=self.settings.crf,
-                progress=bar.update,
+                progress=show,
             )
         self.note(job, report.notes)
 

@@ -12,7 +12,7 @@ import pytest
 from stress_corpus import make_video
 from test_media_files import output_on_a_full_disk
 
-from sharpening import video_files
+from sharpening import transcoding, video_files
 from sharpening.file_inference import plan_jobs
 from sharpening.media_files import MediaError
 from sharpening.video_files import transform_video
@@ -91,11 +91,17 @@ def test_uneven_frame_times_are_kept_exactly(tmp_path, suffix, transform):
     source = make_video(tmp_path / f"a{suffix}", times=UNEVEN, audio="aac")
     seen = []
     report = transform_video(
-        source, tmp_path / f"out/b{suffix}", transform, preset="veryfast", progress=seen.append
+        source,
+        tmp_path / f"out/b{suffix}",
+        transform,
+        preset="veryfast",
+        progress=lambda done, expected: seen.append((done, expected)),
     )
     assert times_of(tmp_path / f"out/b{suffix}") == times_of(source)
-    assert report.frames == len(UNEVEN) == sum(seen)
+    assert report.frames == len(UNEVEN)
+    assert [done for done, _ in seen] == list(range(1, len(UNEVEN) + 1))
     if suffix == ".mp4":
+        assert {expected for _, expected in seen} == {len(UNEVEN)}
         assert video_files.frame_count_hint(tmp_path / "out/b.mp4") == len(UNEVEN)
     assert [each.name for each in (tmp_path / "out").iterdir()] == [f"b{suffix}"]
 
@@ -193,7 +199,7 @@ def test_the_transform_sees_true_colours(tmp_path, matrix):
 def test_the_transform_is_applied(tmp_path):
     source = make_video(tmp_path / "a.mp4")
     transform_video(source, tmp_path / "b.mp4", lambda frames: (255 - each for each in frames))
-    options = {"format": "rgb24", "interpolation": video_files.EXACT}
+    options = {"format": "rgb24", "interpolation": transcoding.EXACT}
     before, after = (
         frames_of(tmp_path / name)[0].to_ndarray(**options) for name in ("a.mp4", "b.mp4")
     )
