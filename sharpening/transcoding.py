@@ -37,6 +37,7 @@ EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL
 LIMITED_RANGE, FULL_RANGE = 1, 2
 HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 
+MAX_DELAY = 17  # packets that a decoder may hold before it gives the first of their frames
 HELD = 6  # frames without a sound time that wait for the next that has one
 SMALL_STEP = Fraction(1, 10)  # seconds; a clock that goes back further has started anew
 WRAPPED = Fraction(1 << 32, 90_000)  # seconds; MPEG's clock of 33 bits counted past its end
@@ -225,14 +226,24 @@ class Source:
             self.notes.append("the source is interlaced and was sharpened without deinterlacing")
 
     def _timed_frames(self) -> Iterator[tuple[int | None, av.VideoFrame]]:
-        """Frames with their times as the file has them; AVI knows only when each is decoded."""
+        """Frames with their times as the file has them.
+
+        Where it has times for packets but not for frames (AVI), the first frame to be shown takes
+        the time of the first packet, and so on: a decoder's delay is no delay of the picture.
+        """
+        of_packets: deque[int] | None = None
         try:
             for packet in self.container.demux():
                 self._note_end(packet)
                 if packet.stream is self.stream:
                     self.clock.move(packet)
+                    if of_packets is None and packet.dts is not None and packet.pts is None:
+                        of_packets = deque(maxlen=MAX_DELAY)
+                    if of_packets is not None and packet.dts is not None:
+                        of_packets.append(packet.dts)
                     for frame in packet.decode():
-                        yield frame.dts if frame.pts is None else frame.pts, frame
+                        time = frame.dts if frame.pts is None else frame.pts
+                        yield of_packets.popleft() if of_packets else time, frame
                 elif packet.dts is not None and packet.stream in self.others:
                     self.clock.move(packet)
                     self.waiting.append(packet)
