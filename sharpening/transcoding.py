@@ -364,7 +364,8 @@ class Clock:
         self.offsets = [Fraction(0)]  # seconds, one for each part
         self.part: dict[int, int] = {}  # stream -> the part that it has reached
         self.last: dict[int, Fraction] = {}  # stream -> time of its last packet
-        self.now = self.end = Fraction(0)
+        self.ends: dict[int, Fraction] = {}  # stream -> when its last packet ends
+        self.now = Fraction(0)
 
     def move(self, packet: av.Packet) -> None:
         """Change the times of `packet` to those of the result."""
@@ -377,10 +378,12 @@ class Clock:
         if packet.dts is not None:
             packet.dts += ticks
             self.now = self.last[packet.stream_index] = packet.dts * unit
-        if packet.pts is not None and kind != "subtitle":
+        if kind != "subtitle" and packet.size:
             rate = packet.stream.average_rate if kind == "video" else None
             length = packet.duration * unit or 1 / (rate or Fraction(25))
-            self.end = max(self.end, packet.pts * unit + length)
+            end = self.ends.get(packet.stream_index, Fraction(0))
+            begin = end if packet.pts is None else packet.pts * unit
+            self.ends[packet.stream_index] = max(end, begin + length)
 
     def _find_part(self, packet: av.Packet, time: Fraction, may_begin: bool) -> None:
         """Note the part that `packet` belongs to: that of its stream, a newer one if its time fits
@@ -392,7 +395,7 @@ class Clock:
         if may_begin and not -SMALL_STEP <= step <= WRAPPED:
             part = newest + 1
             shown = time if packet.pts is None else packet.pts * packet.time_base
-            self.offsets.append(self.end - shown)
+            self.offsets.append(max(self.ends.values(), default=shown) - shown)
         self.part[stream] = part
 
 
