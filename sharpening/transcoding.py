@@ -7,6 +7,7 @@ there is none.
 Read from top to bottom: the process, the source, its clock, the result, its sound.
 """
 
+import functools
 import io
 import json
 import math
@@ -414,6 +415,8 @@ class Result:
         self.encoder = self._encoder(options)
         self.carriers: dict[int, Callable[[av.Packet | None], Iterable[av.Packet]]] = {}
         self.copied = 0
+        self.repeats = bool(container.format.flags & NONSTRICT)
+        self.last: dict[int, Fraction] = {}  # stream -> time of its last packet
         for stream in source.container.streams:
             if stream is not source.stream:
                 self._add_stream(stream)
@@ -454,16 +457,18 @@ class Result:
         name, format = _codec_name(stream), self.container.format.name
         if stream.type in ("audio", "subtitle", "attachment") and holds(format, stream):
             twin = self.container.add_stream_from_template(stream)
-            self.carriers[stream.index] = Copy(twin, self.container)
+            self.carriers[stream.index] = functools.partial(copied, twin)
             self.copied += 1
-        elif stream.type == "audio" and stream.codec_context is not None:
+        elif stream.type == "audio" and stream.codec_context is not None and stream.rate:
             codec = SOUND_ENCODERS.get(format, "aac")
-            recoding = Recoding(self.container, stream, codec)
+            recoding = Recoding(self.container, stream, codec, self.source.notes)
             self.carriers[stream.index], twin = recoding, recoding.encoder
             what = f"its sound ({name}) cannot be copied into {format}"
             self.source.notes.append(f"{what} and is encoded anew ({codec})")
         else:
-            reason = f"{name} cannot be copied into {format}"
+            reason = {"video": "another picture"}.get(
+                stream.type, f"{name} cannot be copied into {format}"
+            )
             self.source.notes.append(f"{stream.type} stream {stream.index} is left out ({reason})")
             return
         twin.metadata.update(stream.metadata)
@@ -489,13 +494,25 @@ class Result:
         self.container.mux(self.encoder.encode(None))
         self._copy_waiting()
         for carrier in self.carriers.values():
-            self.container.mux(list(carrier(None)))
+            self._write(carrier(None))
 
     def _copy_waiting(self) -> None:
         while self.source.waiting:
             packet = self.source.waiting.popleft()
             if carrier := self.carriers.get(packet.stream.index):
-                self.container.mux(list(carrier(packet)))
+                self._write(carrier(packet))
+
+    def _write(self, packets: Iterable[av.Packet]) -> None:
+        """Write packets of sound or text; times that repeat or go back move just past the last,
+        because containers refuse them."""
+        for packet in packets:
+            unit, index = packet.time_base, packet.stream.index
+            time, last = packet.dts * unit, self.last.get(index)
+            if last is not None and (time < last or (time == last and not self.repeats)):
+                packet.dts = math.ceil((last + max(unit, packet.stream.time_base)) / unit)
+                packet.pts = max(packet.dts, packet.pts or packet.dts)
+            self.last[index] = packet.dts * unit
+            self.container.mux(packet)
 
 
 def _with_captions(frame: av.VideoFrame, captions: av.VideoFrame) -> av.VideoFrame:
@@ -552,48 +569,49 @@ def holds(format: str, stream: av.stream.Stream) -> bool:
     return True
 
 
-class Copy:
-    """Packets of one stream as they are; times that repeat or go back move just past the last."""
-
-    def __init__(self, twin: av.stream.Stream, container: av.container.OutputContainer):
-        self.twin = twin
-        self.repeats = bool(container.format.flags & NONSTRICT)
-        self.last: Fraction | None = None
-
-    def __call__(self, packet: av.Packet | None) -> Iterator[av.Packet]:
-        if packet is None:
-            return
-        unit = packet.time_base
-        time = packet.dts * unit
-        if self.last is not None and (time < self.last or time == self.last and not self.repeats):
-            soonest = self.last + max(unit, self.twin.time_base)
-            packet.dts = math.ceil(soonest / unit)
-            packet.pts = max(packet.dts, packet.pts or packet.dts)
-        self.last = packet.dts * unit
-        packet.stream = self.twin
-        yield packet
+def copied(twin: av.stream.Stream, packet: av.Packet | None) -> list[av.Packet]:
+    """The packet as it is, for another stream."""
+    if packet is None:
+        return []
+    packet.stream = twin
+    return [packet]
 
 
 class Recoding:
     """Sound decoded and encoded anew, without loss where the container has a codec for that."""
 
-    def __init__(self, container: av.container.OutputContainer, stream: av.AudioStream, codec: str):
-        self.stream, self.next = stream, 0
+    def __init__(
+        self,
+        container: av.container.OutputContainer,
+        stream: av.AudioStream,
+        codec: str,
+        notes: list[str],
+    ):
+        self.stream, self.notes = stream, notes
+        self.next = self.damaged = 0
         layout = f"{stream.channels}c"  # the usual one: old formats only count their channels
         self.encoder = container.add_stream(codec, rate=stream.rate, layout=layout)
         self.encoder.bit_rate = stream.channels * min(96_000, 4 * stream.rate)  # if it has a loss
         formats = [each.name for each in self.encoder.codec.audio_formats]
-        wanted = "s32" if stream.format.name.startswith("s32") else "s16"
+        deep = stream.format is not None and stream.format.name.startswith("s32")
+        wanted = "s32" if deep else "s16"
         chosen = next((each for each in formats if each.startswith(wanted)), formats[0])
         self.encoder.format = chosen
         self.resampler = av.AudioResampler(chosen, layout, stream.rate)
 
     def __call__(self, packet: av.Packet | None) -> Iterator[av.Packet]:
-        for frame in packet.decode() if packet else self.stream.decode(None):
+        try:
+            frames = self.stream.decode(packet)
+        except av.InvalidDataError:
+            frames = []
+            self.damaged += 1
+        for frame in frames:
             yield from self._encoded(frame)
         if packet is None:
             yield from self._encoded(None)
             yield from self.encoder.encode(None)
+            if self.damaged:
+                self.notes.append(f"{self.damaged} packets of its sound are damaged and left out")
 
     def _encoded(self, frame: av.AudioFrame | None) -> Iterator[av.Packet]:
         if frame is not None:

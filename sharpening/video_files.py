@@ -99,7 +99,11 @@ class _Transcoder:
         self.frames = self._frames()
         self.last_words: dict[str, Any] | None = None
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(COMMAND, stdin=pipe, stdout=pipe, stderr=pipe)
+        try:
+            self.process = subprocess.Popen(COMMAND, stdin=pipe, stdout=pipe, stderr=pipe)
+        except OSError as error:
+            reason = f"no process can be started for it ({error.strerror}): close other programs"
+            raise MediaError(source, reason) from error
         try:
             self._send(json.dumps(str(source)).encode() + b"\n")
             first = self.process.stdout.readline()

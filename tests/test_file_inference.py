@@ -20,7 +20,7 @@ from PIL import Image
 from stress_corpus import make_stress_corpus, make_video
 
 import main_sharpening_script as script
-from sharpening import file_inference, media_files
+from sharpening import file_inference, media_files, video_files
 from sharpening.file_inference import FileSettings, Plan, plan_jobs, sharpen_files
 from sharpening.media_files import MediaError, read_picture, write_picture
 from sharpening.runtime import thread_pool
@@ -292,6 +292,20 @@ def test_full_disk_stops_the_run(tmp_path, sharpen, monkeypatch, capsys, kind):
     monkeypatch.setattr(os, "fsync", real)
     assert sharpen(tmp_path / "in") == 0
     assert len(files_below(tmp_path / "out")) == 40
+
+
+def test_a_decoder_that_crashes_does_not_end_the_run(tmp_path, sharpen, monkeypatch, capsys):
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
+        make_video(tmp_path / "in" / name)
+    crash = "import os; opened = t.open_video; t.open_video = lambda path: os.abort() "
+    crash += "if path.name == 'b.mp4' else opened(path); t.main()"
+    command = (*video_files.COMMAND[:3], video_files.PROGRAM + crash, video_files.COMMAND[4])
+    monkeypatch.setattr(video_files, "COMMAND", command)
+    assert sharpen(tmp_path / "in") == 1
+    shown = capsys.readouterr().out
+    assert "b.mp4: its decoder ended the process (signal 6)" in shown
+    assert "2 sharpened, 1 failed" in shown
+    assert {path.name for path in files_below(tmp_path / "out")} == {"a.mp4", "c.mp4"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -374,6 +374,12 @@ def test_a_fault_of_our_own_is_no_failure_of_the_file(tmp_path, monkeypatch):
         transform_video(make_video(tmp_path / "a.mp4"), tmp_path / "b.mp4", unchanged)
 
 
+def test_a_process_that_cannot_be_started_is_a_media_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(video_files, "COMMAND", (str(tmp_path / "no program"),))
+    with pytest.raises(MediaError, match="a.mp4: no process can be started"):
+        transform_video(make_video(tmp_path / "a.mp4"), tmp_path / "b.mp4", unchanged)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, None])
 def test_no_process_outlives_its_video(tmp_path, processes, error):
     def transform(frames):
@@ -668,8 +674,7 @@ def captions_of(path: Path) -> list[bytes]:
     return [bytes(each) for f in frames for each in f.side_data if each.type.name == "A53_CC"]
 
 
-@pytest.mark.parametrize("size", [(64, 48)])
-def test_captions_stay_with_their_frames(tmp_path, size):
+def test_captions_stay_with_their_frames(tmp_path):
     source = make_with_captions(tmp_path / "a.h264")
     report = transform_video(source, tmp_path / "b.mkv", in_batches_of_3)
     expected = [bytes((0xFC, 0x80 + number, 0x81)) for number in range(20)]
