@@ -261,7 +261,7 @@ class Source:
             self.ends[packet.stream_index] = max(end, self.ends.get(packet.stream_index, 0))
 
     def rgb_frames(self) -> Iterator[np.ndarray]:
-        """(H, W, 3) uint8 frames for the parent; their times and captions are kept aside."""
+        """(H, 3 W) uint8 frames for the parent; their times and captions are kept aside."""
         for time, frame in chain([(self.first_time, self.first)], self.frames):
             if (frame.width, frame.height) != (self.first.width, self.first.height):
                 reason = f"its size changes at frame {self.decoded}: split it there"
@@ -275,13 +275,14 @@ class Source:
             self.captions.append(captions)
             self.times.append(time)
             self.decoded += 1
-            rgb = frame.to_ndarray(
+            picture = frame.reformat(
                 format="rgb24",
                 src_colorspace=self.matrix,
                 src_color_range=self.range,
                 interpolation=EXACT,
             )
-            yield np.ascontiguousarray(rgb)  # rows may be padded
+            rows = np.frombuffer(picture.planes[0], np.uint8).reshape(picture.height, -1)
+            yield np.ascontiguousarray(rows[:, : 3 * picture.width])  # a copy if rows are padded
 
     def check_whole(self) -> None:
         """A file cut short decodes without an error; only its stated lengths tell."""
@@ -476,7 +477,7 @@ class Result:
 
     def add(self, rgb: np.ndarray) -> None:
         """Encode the next frame, and copy what was read meanwhile."""
-        frame = av.VideoFrame.from_ndarray(rgb, "rgb24").reformat(
+        frame = av.VideoFrame.from_numpy_buffer(rgb, "rgb24").reformat(
             format=self.encoder.pix_fmt,
             dst_colorspace=self.source.matrix,
             dst_color_range=self.source.range,
