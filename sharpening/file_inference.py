@@ -22,7 +22,7 @@ import numpy as np
 from natsort import natsorted
 from tqdm import tqdm
 
-from sharpening import SharpeningError, check_limits
+from sharpening import SharpeningError
 from sharpening.media_files import (
     CONTAINERS,
     FOREIGN_PICTURES,
@@ -39,6 +39,7 @@ from sharpening.media_files import (
     written_layout,
 )
 from sharpening.runtime import SIDE_BY_SIDE, Runtime, prefetch, side_by_side, thread_pool
+from sharpening.settings import check_limits
 from sharpening.video_files import transform_video
 
 Sharpen = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
