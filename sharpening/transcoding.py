@@ -467,7 +467,7 @@ class Result:
             what = f"its sound ({name}) cannot be copied into {format}"
             self.source.notes.append(f"{what} and is encoded anew ({codec})")
         else:
-            reason = {"video": "another picture"}.get(
+            reason = {"video": "only the first is sharpened"}.get(
                 stream.type, f"{name} cannot be copied into {format}"
             )
             self.source.notes.append(f"{stream.type} stream {stream.index} is left out ({reason})")
