@@ -144,6 +144,12 @@ def measured(files: dict[str, bytes], config: WebExportConfig) -> tuple[dict, di
     return means, {name: round(statistics.mean(found), 2) for name, found in nearness.items()}
 
 
+def entry(name: str, file: bytes) -> dict[str, Any]:
+    """What the page needs to know of a model file."""
+    digest = hashlib.sha256(file).hexdigest()
+    return {"file": f"student.{name}.onnx", "bytes": len(file), "sha256": digest}
+
+
 def write_files(files: dict[str, bytes], config: WebExportConfig) -> dict[str, Any]:
     """Check and write the files, the manifest last -> the manifest."""
     psnr_to_sharp, psnr_to_fp32 = measured(files, config)
@@ -159,18 +165,13 @@ def write_files(files: dict[str, bytes], config: WebExportConfig) -> dict[str, A
         "psnr_of_blurred": psnr_to_sharp["blurry"],
         "psnr_of_fp32": psnr_to_sharp["fp32"],
         "models": {
-            name: {
-                "file": f"student.{name}.onnx",
-                "bytes": len(files[name]),
-                "sha256": hashlib.sha256(files[name]).hexdigest(),
-                "precision": PRECISIONS[name],
-                "psnr": psnr_to_sharp[name],
-                "psnr_to_fp32": psnr_to_fp32[name],
-            }
-            for name in PRECISIONS
+            name: entry(name, files[name])
+            | {"precision": precision, "psnr": psnr_to_sharp[name]}
+            | {"psnr_to_fp32": psnr_to_fp32[name]}
+            for name, precision in PRECISIONS.items()
         },
     }
-    written = {entry["file"]: files[name] for name, entry in manifest["models"].items()}
+    written = {each["file"]: files[name] for name, each in manifest["models"].items()}
     written["manifest.json"] = f"{json.dumps(manifest, indent=2)}\n".encode()
     for name, data in written.items():
         with replaced_when_done(config.output / name) as temporary:
@@ -189,9 +190,9 @@ def main(config: WebExportConfig) -> None:
     files = {name: each.SerializeToString() for name, each in models.items()}
     manifest = write_files(files, config)
     print("model   megabytes   PSNR dB   PSNR to fp32")
-    for name, entry in manifest["models"].items():
-        size = entry["bytes"] / 1e6
-        print(f"{name:<7} {size:9.2f} {entry['psnr']:9.2f} {entry['psnr_to_fp32']:14.2f}")
+    for name, each in manifest["models"].items():
+        size = each["bytes"] / 1e6
+        print(f"{name:<7} {size:9.2f} {each['psnr']:9.2f} {each['psnr_to_fp32']:14.2f}")
     print(json.dumps(manifest))
 
 

@@ -12,11 +12,11 @@ export class Stage {
   }
 
   get width() {
-    return this.canvas.width;
+    return this.before.width;
   }
 
   get height() {
-    return this.canvas.height;
+    return this.before.height;
   }
 
   /** Draw `image` (a frame or a picture) as the new "before", at this size -> whether that differs
