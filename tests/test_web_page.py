@@ -1,10 +1,10 @@
 """The page in a real browser: frames, controls, pictures, failures, parity with PyTorch."""
 
 import base64
-import contextlib
 import io
 import json
 import shutil
+import subprocess
 import wave
 
 import numpy as np
@@ -126,11 +126,16 @@ class Page:
         bits = frame[BLOCK // 2, BLOCK // 2 : 8 * BLOCK : BLOCK, 0] > 127
         return int(np.packbits(bits, bitorder="little")[0]), frame
 
-    def saved(self, button="#save") -> tuple[str, Image.Image]:
+    def saved_file(self) -> tuple[str, Image.Image]:
         with self.page.expect_download() as download:
-            self.page.click(button)
+            self.page.click("#save")
         file = download.value
         return file.suggested_filename, Image.open(file.path())
+
+    def saved(self) -> tuple[str, np.ndarray]:
+        """(file name, image as (H, W, 3) uint8) of what the page saves."""
+        name, image = self.saved_file()
+        return name, np.asarray(image.convert("RGB"))
 
 
 @pytest.fixture
@@ -192,8 +197,6 @@ def test_nothing_is_requested_once_it_is_loaded(camera, tmp_path):
 
 
 def test_page_from_the_built_folder_works(browser, tmp_path):
-    import subprocess
-
     command = ["node", str(WEB / "build.js"), "--folder", str(tmp_path / "dist")]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     sizes = json.loads(output.splitlines()[-1])["first_visit_megabytes"]
@@ -254,11 +257,11 @@ def test_strength_zero_is_the_picture_itself(page, tmp_path):
     Image.fromarray(image).save(file)
     page.set_input_files("#file", file)
     expect(page.figures).to_contain_text("full size")
-    whole = np.asarray(page.saved()[1]).astype(int)
+    whole = page.saved()[1].astype(int)
     page.fill("#strength", "0")
-    np.testing.assert_array_equal(np.asarray(page.saved()[1]), image)
+    np.testing.assert_array_equal(page.saved()[1], image)
     page.fill("#strength", "50")
-    half = np.asarray(page.saved()[1]).astype(int)
+    half = page.saved()[1].astype(int)
     assert abs(half - (image + whole) / 2).max() <= 1
     assert (whole != image).any()
 
@@ -273,7 +276,7 @@ def test_size_work_and_back_end(camera):
 
 
 def test_snapshot_mirror_and_full_screen(camera):
-    name, image = camera.saved()
+    name, image = camera.saved_file()
     assert name == "snapshot.png" and image.size == (640, 360)
     camera.keyboard.press("m")
     camera.frames(2)
@@ -319,26 +322,27 @@ def test_picture_is_saved_in_its_own_format_and_size(page, tmp_path, extension, 
     file = tmp_path / f"my.photo.{extension}"
     image = motion_blurred(sharp).round().astype(np.uint8)
     Image.fromarray(image).save(file, quality=98)
-    page.set_input_files("#file", file)  # 600 pixels: two tiles
+    page.set_input_files("#file", file)
     expect(page.figures).to_contain_text("full size")
-    name, saved = page.saved()
+    name, saved = page.saved_file()
     assert name == f"my.photo_sharpened.{extension}"
     assert saved.format == kind and saved.size == (600, 300)
     sharp = sharp.round().astype(np.uint8)
-    assert psnr(np.asarray(saved), sharp) > psnr(image, sharp) + 0.3
+    assert psnr(np.asarray(saved.convert("RGB")), sharp) > psnr(image, sharp) + 0.3
 
 
 def test_tiles_give_what_the_whole_picture_gives(page, tmp_path):
-    """At most two levels beside the network on the whole picture, INT8, in ONNX Runtime."""
-    image = motion_blurred(scene()[1]).round().astype(np.uint8)[:, :700]
+    """Against the same model on the whole picture, in ONNX Runtime for Python."""
+    image = motion_blurred(np.hstack([scene()[1]] * 2)).round().astype(np.uint8)[:200, :1300]
     file = tmp_path / "large.png"
     Image.fromarray(image).save(file)
     page.set_input_files("#file", file)
     expect(page.figures).to_contain_text("full size")
-    model = (WEB / "models" / "student.int8.onnx").read_bytes()
-    whole = export_web.restored_by(model, image)
-    tiled = np.asarray(page.saved()[1].convert("RGB"))
-    assert psnr(tiled, whole) > 50
+    whole = export_web.restored_by((WEB / "models/student.int8.onnx").read_bytes(), image)
+    difference = np.abs(page.saved()[1].astype(int) - whole).mean((0, 2))
+    first, seam = difference[:768].mean(), difference[800:1000].mean()
+    assert seam < 1.5 * first + 0.1
+    assert psnr(page.saved()[1], whole) > 45
 
 
 def test_picture_keeps_its_alpha(page, tmp_path):
@@ -348,7 +352,7 @@ def test_picture_keeps_its_alpha(page, tmp_path):
     Image.fromarray(rgba).save(file)
     page.set_input_files("#file", file)
     expect(page.figures).to_contain_text("full size")
-    _, saved = page.saved()
+    _, saved = page.saved_file()
     np.testing.assert_array_equal(np.asarray(saved.convert("RGBA"))[..., 3], rgba[..., 3])
 
 
@@ -536,9 +540,7 @@ def test_webgpu_gives_pytorchs_result_and_survives_its_loss(launch, parity):
     with served("--folder", str(parity[0])) as address, launch(None, *flags) as opened:
         page = Page(opened.new_context(), f"{address}?backend=webgpu", ready="WebGPU, FP16")
         exact = restored_in(page, parity, "webgpu", "fp32")
-        crash = opened.new_page()
-        with contextlib.suppress(Exception):
-            crash.goto("chrome://gpucrash", timeout=2000)
+        opened.new_browser_cdp_session().send("Browser.crashGpuProcess")
         expect(page.locator("#note")).to_contain_text("Going on with WebAssembly")
         expect(page.figures).to_contain_text("INT8")
     assert np.abs(exact - parity[2]).max() <= 1e-4

@@ -1,25 +1,29 @@
-/* A picture of any size through the network, in tiles that fade into each other. */
+/* A picture of any size through the network, in tiles that fade into each other.
+ *
+ * The network weighs its channels by means over windows of 256 pixels, 128 apart. So tiles start at
+ * multiples of 128, where their windows are those of the whole picture, and what lies so close to
+ * a cut that its windows are cut too is taken from the neighbour. */
 
 import { toPlanes } from "./pixels.js";
 
-export const TILE = 512;
-export const OVERLAP = 64;
+export const TILE = 1024;
+export const OVERLAP = 256;
+const EDGE = 96; // pixels of a tile next to a cut that are not used
+const FADE = OVERLAP - 2 * EDGE; // pixels over which the new tile replaces the old one
 
-/** First pixel of each tile along one axis; neighbours share at least `overlap` pixels and the last
- * one ends at the edge. */
-export function tileStarts(length, tile = TILE, overlap = OVERLAP) {
-  if (length <= tile) return [0];
-  const starts = [];
-  for (let start = 0; start < length - tile; start += tile - overlap) starts.push(start);
-  return [...starts, length - tile];
+/** First pixel of each tile along one axis; the last tile ends where the picture does. */
+export function tileStarts(length) {
+  const starts = [0];
+  while (starts.at(-1) + TILE < length) starts.push(starts.at(-1) + TILE - OVERLAP);
+  return starts;
 }
 
-/** Share of the new tile at each pixel of the overlap: a raised cosine. */
-const SHARES = Float32Array.from(
-  { length: OVERLAP },
-  (_, i) => Math.sin((Math.PI / 2) * ((i + 0.5) / OVERLAP)) ** 2,
-);
-const shareAt = (start, offset) => (start > 0 && offset < OVERLAP ? SHARES[offset] : 1);
+/** Share of the new tile in its pixel number `offset`: 0, then a raised cosine, then 1. */
+function shareAt(start, offset) {
+  if (start === 0 || offset >= EDGE + FADE) return 1;
+  if (offset < EDGE) return 0;
+  return Math.sin((Math.PI / 2) * ((offset - EDGE + 0.5) / FADE)) ** 2;
+}
 
 /** RGBA bytes -> sharpened RGBA bytes, alpha as it is. `run(planes, width, height)` restores a
  * tile. `progress(share)` is called after each; where it returns false the work ends with null. */
@@ -30,9 +34,9 @@ export async function sharpenInTiles(rgba, width, height, run, progress) {
   const columns = tileStarts(width);
   let done = 0;
   for (const top of rows) {
-    const h = Math.min(TILE, height);
+    const h = Math.min(TILE, height - top);
     for (const left of columns) {
-      const w = Math.min(TILE, width);
+      const w = Math.min(TILE, width - left);
       const planes = new Float32Array(3 * w * h);
       toPlanes(cut(rgba, width, left, top, w, h), w, h, 1, planes);
       pasteColumns(band, width, await run(planes, w, h), left, w, h);
@@ -54,10 +58,11 @@ function cut(rgba, stride, left, top, width, height) {
 
 /** Put a restored tile into the band, faded in over what its left neighbour put there. */
 function pasteColumns(band, stride, restored, left, width, height) {
+  const shares = Float32Array.from({ length: width }, (_, x) => shareAt(left, x));
   for (let line = 0; line < 3 * height; line++) {
     for (let x = 0; x < width; x++) {
       const i = line * stride + left + x;
-      band[i] += (restored[line * width + x] - band[i]) * shareAt(left, x);
+      band[i] += (restored[line * width + x] - band[i]) * shares[x];
     }
   }
 }
