@@ -123,7 +123,8 @@ window.captured = []; window.seen = [];
 window.probe = () => {
   const video = document.querySelector("video");
   const note = (now, { captureTime }) => {
-    captured.push([numberIn(video), captureTime ?? now]);
+    const number = numberIn(video);
+    if (number !== captured.at(-1)?.[0]) captured.push([number, captureTime ?? now]);
     video.requestVideoFrameCallback(note);
   };
   video.requestVideoFrameCallback(note);

@@ -14,7 +14,7 @@ export async function hasGpu() {
   return Boolean(adapter) && !(adapter.info?.isFallbackAdapter ?? adapter.isFallbackAdapter);
 }
 
-/** Start `kind`, "webgpu" or "wasm" -> {kind, name, run, release}. `lost` is called if the GPU goes
+/** Start `kind`, "webgpu" or "wasm" -> {kind, name, run}. `lost` is called if the GPU goes
  * away later. `precision`: "fp32", "fp16" or "int8", by default the one that suits the kind. */
 export async function startBackend(kind, base, manifest, lost, precision) {
   const gpu = kind === "webgpu";
@@ -26,17 +26,18 @@ export async function startBackend(kind, base, manifest, lost, precision) {
   const session = await ort.InferenceSession.create(model, { executionProviders: [kind] });
   if (gpu) (await ort.env.webgpu.device).lost.then(lost);
   const threads = ort.env.wasm.numThreads;
+  let last = Promise.resolve(); // one run at a time: WebGPU refuses a second
   const where = gpu ? "WebGPU" : `WebAssembly, ${threads} thread${threads > 1 ? "s" : ""}`;
   return {
     kind,
     name: `${where}, ${chosen.toUpperCase()}`,
     /** Planes in [0, 1], three of height x width -> the restored planes, not limited. */
-    async run(planes, width, height) {
+    run(planes, width, height) {
       const input = new ort.Tensor("float32", planes, [1, 3, height, width]);
-      const { restored } = await session.run({ blurry: input });
-      return restored.data;
+      const next = () => session.run({ blurry: input });
+      last = last.then(next, next);
+      return last.then(({ restored }) => restored.data);
     },
-    release: () => session.release(),
   };
 }
 

@@ -4,7 +4,16 @@
  * and Cloudflare Pages read; other hosts need the same two lines in their own settings. Prints what
  * a first visit loads, compressed, with and without a GPU. */
 
-import { cpSync, mkdirSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
@@ -35,7 +44,10 @@ const page = readdirSync(here).filter(
 const vendor = "vendor/onnxruntime";
 const models = JSON.parse(readFileSync(join(here, "models", "manifest.json"))).models;
 
-if (resolve(target) === resolve(here)) throw new Error("--folder must not be the source folder");
+if (existsSync(target) && !existsSync(join(target, "_headers")) && readdirSync(target).length) {
+  console.error(`${target} holds something else than a built page: choose another --folder`);
+  process.exit(1);
+}
 rmSync(target, { recursive: true, force: true });
 mkdirSync(join(target, vendor), { recursive: true });
 for (const name of [...page, "models"]) cpSync(join(here, name), join(target, name), { recursive: true });

@@ -3,7 +3,7 @@
 import { closeCamera, listCameras, openCamera, watchCameras } from "./camera.js";
 import { cameraMessage, NOTES, problemMessage } from "./messages.js";
 import { NewestFrame } from "./newest_frame.js";
-import { LEVELS, OFF } from "./rate_control.js";
+import { OFF } from "./rate_control.js";
 import { Sharpener } from "./sharpener.js";
 import { SpeedFigures } from "./speed_figures.js";
 
@@ -21,7 +21,7 @@ const figures = new SpeedFigures();
 /** What is shown: a camera, a video file, a picture, or nothing yet. */
 const source = { kind: "none", stream: null, url: null, name: "", mime: "", gone: false };
 let backendName = "";
-let level = 1;
+let attempt = 0; // number of the source asked for last; what an earlier one brings is dropped
 
 // --- messages -------------------------------------------------------------------------------------
 
@@ -42,11 +42,13 @@ function closeMessage() {
   at("welcome").hidden = source.kind !== "none";
 }
 
-const note = (text) => (at("note").textContent = text);
+let standingNote = ""; // shown while there is nothing newer to say
+const note = (text) => (at("note").textContent = text || standingNote);
 
 // --- sources --------------------------------------------------------------------------------------
 
 function leaveSource() {
+  attempt++;
   frames.stop();
   closeCamera(source.stream);
   if (source.url) URL.revokeObjectURL(source.url);
@@ -70,9 +72,13 @@ function showSource(kind, mirrored) {
 
 async function startCamera() {
   leaveSource();
+  const mine = attempt;
   try {
-    source.stream = await openCamera(at("camera").value, Number(at("size").value));
+    const stream = await openCamera(at("camera").value, Number(at("size").value));
+    if (mine !== attempt) return closeCamera(stream);
+    source.stream = stream;
   } catch (error) {
+    if (mine !== attempt) return;
     showSource("none", false);
     showMessage(cameraMessage(error));
     return;
@@ -110,10 +116,12 @@ watchCameras(async () => {
 
 async function openFile(file) {
   leaveSource();
+  const mine = attempt;
   showSource("none", false);
   Object.assign(source, { name: file.name, mime: file.type });
   const bitmap = await createImageBitmap(file, { imageOrientation: "from-image" }).catch(() => null);
-  if (bitmap) openPicture(bitmap);
+  if (mine !== attempt) bitmap?.close();
+  else if (bitmap) openPicture(bitmap);
   else await openVideo(file);
 }
 
@@ -133,10 +141,12 @@ async function openVideo(file) {
   source.url = URL.createObjectURL(file);
   video.src = source.url;
   video.loop = true;
+  const mine = attempt;
   try {
     await video.play();
     if (!video.videoWidth) throw new Error("no pictures in it");
   } catch {
+    if (mine !== attempt) return;
     leaveSource();
     showMessage(problemMessage("unreadable"));
     return;
@@ -152,23 +162,20 @@ const on = (type, handler) => sharpener.addEventListener(type, ({ detail }) => h
 on("ready", ({ name, manifest }) => {
   backendName = name;
   at("model").textContent = `Model: ${manifest.checkpoint}.`;
-  if (!self.crossOriginIsolated) note(NOTES["one-thread"]);
+  standingNote = self.crossOriginIsolated ? "" : NOTES["one-thread"];
+  if (!at("note").textContent) note("");
   showFigures();
 });
 
-on("drawn", ({ captured, width, height, sharp }) => {
+on("drawn", ({ captured, width, height, work }) => {
   frames.done();
   stage.style.setProperty("--ratio", `${width} / ${height}`);
-  stage.classList.toggle("sharp", sharp);
   figures.size = `${width} × ${height}`;
-  figures.sharp = sharp;
+  figures.work = work;
   if (captured !== undefined) figures.frame(performance.now(), captured);
 });
 
-on("level", (detail) => {
-  level = detail.level;
-  note(level === OFF ? NOTES.off : "");
-});
+on("level", ({ level }) => note(level === OFF ? NOTES.off : ""));
 
 on("problem", ({ kind, detail }) => {
   if (kind in NOTES) note(NOTES[kind]);
@@ -181,8 +188,7 @@ on("progress", ({ share }) => (at("progress").value = share));
 
 on("pictured", () => {
   at("progress").hidden = true;
-  stage.classList.add("sharp");
-  figures.sharp = true;
+  figures.work = "full size";
 });
 
 on("file", ({ blob, picture }) => {
@@ -197,8 +203,7 @@ on("file", ({ blob, picture }) => {
 });
 
 function showFigures() {
-  const work = { full: LEVELS[0], half: LEVELS[1] }[at("work").value] ?? LEVELS[level];
-  at("figures").textContent = figures.text(source.kind, backendName, work.name);
+  at("figures").textContent = figures.text(source.kind, backendName);
 }
 setInterval(showFigures, 500);
 
@@ -232,7 +237,6 @@ at("strength").addEventListener("input", ({ target }) => {
 });
 
 at("work").addEventListener("change", ({ target }) => {
-  level = 1;
   note("");
   sharpener.set({ work: target.value });
 });

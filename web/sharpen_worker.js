@@ -49,7 +49,8 @@ async function start({ canvas, kind }) {
 async function useBackend(kind, manifest) {
   try {
     backend = await startBackend(kind, base, manifest, () => fallBack("gpu-lost", manifest));
-    say("ready", { name: backend.name, kind, manifest });
+    control = new RateControl();
+    say("ready", { name: backend.name, manifest });
   } catch (error) {
     if (kind === "wasm") throw error;
     await fallBack("no-gpu", manifest, error.message);
@@ -79,7 +80,7 @@ function frameSize(frame, { size }) {
 
 async function showFrame({ frame, captured }) {
   const begun = performance.now();
-  const { scale, size } = level();
+  const { name, scale, size } = level();
   const sharp = Boolean(backend) && settings.on && scale > 0;
   try {
     picture = null;
@@ -95,7 +96,8 @@ async function showFrame({ frame, captured }) {
   }
   const now = performance.now();
   adaptTo(now, now - begun, sharp);
-  say("drawn", { captured, width: stage.width, height: stage.height, sharp, milliseconds: now - begun });
+  const { width, height } = stage;
+  say("drawn", { captured, width, height, work: sharp && backend ? name : null });
 }
 
 /** "after" = "before" + strength * averaged residual. */
@@ -131,7 +133,7 @@ async function showPicture({ bitmap }) {
     stage.draw(bitmap, width, height);
     bitmap.close();
     stage.show(false, null, settings.mirror);
-    say("drawn", { width, height, sharp: false });
+    say("drawn", { width, height, work: null });
     picture = { before: stage.read(), after: null };
     await starting;
     if (!backend) return; // the page has been told why

@@ -5,7 +5,7 @@ const WINDOW = 2000; // ms
 export class SpeedFigures {
   constructor() {
     this.size = "";
-    this.sharp = false;
+    this.work = null; // how much is sharpened; null: nothing
     this.reset();
   }
 
@@ -31,13 +31,12 @@ export class SpeedFigures {
     return latencies[latencies.length >> 1] ?? 0;
   }
 
-  text(kind, backend, work) {
+  text(kind, backend) {
     const parts = [];
     if (kind === "camera" || kind === "video") {
       parts.push(`${this.rate.toFixed(0)} frames/s`, `${this.latency.toFixed(0)} ms`);
-      parts.push(this.size, this.sharp ? work : "not sharpened");
     }
-    if (kind === "picture") parts.push(this.size, this.sharp ? "full size" : "not sharpened");
+    if (kind !== "none") parts.push(this.size, this.work ?? "not sharpened");
     parts.push(backend || "nothing computes");
     return parts.join(" · ");
   }
