@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from conftest import blurred
 
-from main_sharpening_script import demo_frame, psnr
+from main_sharpening_script import psnr
+from sharpening.image_pairs import demo_frame
 from sharpening.temporal_filter import LONGEST, MOVING, STILL, TemporalFilter
 from tools.fake_camera import WEB
 

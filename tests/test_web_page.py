@@ -502,7 +502,7 @@ def parity(tmp_path_factory):
     folder = tmp_path_factory.mktemp("parity") / "web"
     shutil.copytree(WEB, folder, ignore=shutil.ignore_patterns("node_modules", "dist"))
     checkpoint = export_web.WebExportConfig().checkpoint
-    student = load_student(WEB.parent / checkpoint)
+    student = load_student(checkpoint)
     model = export_web.to_onnx(student).SerializeToString()
     manifest = json.loads((folder / "models" / "manifest.json").read_text())
     manifest["models"]["fp32"] = export_web.entry("fp32", model)

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from main_sharpening_script import SharpeningError, demo_pairs, need, read_rgb
+from sharpening import SharpeningError
+from sharpening.image_pairs import demo_pairs, read_rgb
+from sharpening.runtime import require_package
 
 WEB = Path(__file__).resolve().parents[1] / "web"
 
@@ -94,7 +96,7 @@ def chromium() -> Iterator[Callable[..., Any]]:
     if path is None:
         raise SharpeningError("no chromium on PATH: apt-get install chromium")
 
-    with need("playwright.sync_api").sync_playwright() as playwright:
+    with require_package("playwright.sync_api").sync_playwright() as playwright:
 
         def launch(film: Path | None = None, *flags: str) -> Any:
             camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from main_sharpening_script import SharpeningError
+from sharpening import SharpeningError
 from tools.common import run_tool
 from tools.fake_camera import PROBE, chromium, latencies, served, write_film
 
