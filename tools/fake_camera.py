@@ -112,7 +112,8 @@ window.numberIn = (source) => {
   const canvas = window.numberCanvas ??= Object.assign(document.createElement("canvas"),
     { width: BITS * BLOCK, height: BLOCK });
   const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.drawImage(source, 0, 0, canvas.width, BLOCK, 0, 0, canvas.width, BLOCK);
+  const size = (source.videoWidth || source.width) / WIDTH; // the page may show it smaller
+  context.drawImage(source, 0, 0, canvas.width * size, BLOCK * size, 0, 0, canvas.width, BLOCK);
   const { data } = context.getImageData(0, BLOCK / 2, canvas.width, 1);
   let number = 0;
   for (let bit = 0; bit < BITS; bit++) {
@@ -137,7 +138,7 @@ window.probe = () => {
   };
   look();
 };
-""".replace("BITS", str(BITS)).replace("BLOCK", str(BLOCK))
+""".replace("BITS", str(BITS)).replace("BLOCK", str(BLOCK)).replace("WIDTH", str(WIDTH))
 
 
 def latencies(captured: list, seen: list, period: int) -> list[tuple[float, float]]:
