@@ -32,8 +32,8 @@ from playwright.sync_api import expect  # noqa: E402
 
 if not shutil.which("chromium"):
     pytest.skip("no chromium on PATH: apt-get install chromium", allow_module_level=True)
-if not shutil.which("node"):
-    pytest.skip("no node on PATH: apt-get install nodejs npm", allow_module_level=True)
+if not shutil.which("npm"):
+    pytest.skip("no npm on PATH: apt-get install nodejs npm", allow_module_level=True)
 
 expect.set_options(timeout=60_000)  # a busy machine
 
@@ -53,7 +53,14 @@ def film(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def url():
+def packages():
+    """The page's packages, as `npm ci` installs them."""
+    if not (WEB / "node_modules").is_dir():
+        subprocess.run(["npm", "ci", "--ignore-scripts", "--prefix", WEB], check=True)
+
+
+@pytest.fixture(scope="module")
+def url(packages):
     with served() as address:
         yield address
 
@@ -65,7 +72,7 @@ def launch():
 
 
 @pytest.fixture(scope="module")
-def browser(launch, film):
+def browser(packages, launch, film):
     opened = launch(film)
     yield opened
     opened.close()
@@ -497,7 +504,7 @@ SIDES = (45, 61)  # odd: the network pads
 
 
 @pytest.fixture(scope="module")
-def parity(tmp_path_factory):
+def parity(packages, tmp_path_factory):
     """A copy of the page with a model in fp32 beside the others, a frame, and PyTorch's result."""
     folder = tmp_path_factory.mktemp("parity") / "web"
     shutil.copytree(WEB, folder, ignore=shutil.ignore_patterns("node_modules", "dist"))

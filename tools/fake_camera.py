@@ -107,7 +107,8 @@ def chromium() -> Iterator[Callable[..., Any]]:
         yield launch
 
 
-PROBE = """
+PROBE = (
+    """
 window.numberIn = (source) => {
   const canvas = window.numberCanvas ??= Object.assign(document.createElement("canvas"),
     { width: BITS * BLOCK, height: BLOCK });
@@ -138,7 +139,10 @@ window.probe = () => {
   };
   look();
 };
-""".replace("BITS", str(BITS)).replace("BLOCK", str(BLOCK)).replace("WIDTH", str(WIDTH))
+""".replace("BITS", str(BITS))
+    .replace("BLOCK", str(BLOCK))
+    .replace("WIDTH", str(WIDTH))
+)
 
 
 def latencies(captured: list, seen: list, period: int) -> list[tuple[float, float]]:
