@@ -282,6 +282,17 @@ def test_size_work_and_back_end(camera):
     camera.frames(2)
 
 
+def test_snapshot_is_what_is_shown(page, tmp_path):
+    image = blurred(photo(60, 80, seed=4))
+    file = tmp_path / "still.png"
+    Image.fromarray(image).save(file)
+    page.set_input_files("#file", file)
+    expect(page.figures).to_contain_text("full size")
+    assert (page.saved()[1] != image).any()
+    page.click("#on")
+    np.testing.assert_array_equal(page.saved()[1], image)
+
+
 def test_snapshot_mirror_and_full_screen(camera):
     name, image = camera.saved_file()
     assert name == "snapshot.png" and image.size == (640, 360)

@@ -98,7 +98,7 @@ def test_only_the_newest_frame_is_sent_and_one_at_a_time():
       const { NewestFrame } = await load("newest_frame.js");
       globalThis.self = globalThis;
       let shown = 0, callback = null;
-      globalThis.VideoFrame = class { constructor() { this.number = shown; } };
+      globalThis.VideoFrame = class { constructor() { this.number = shown; } close() {} };
       const video = {
         requestVideoFrameCallback: (f) => (callback = f, 1),
         cancelVideoFrameCallback() {},

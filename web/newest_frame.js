@@ -41,7 +41,10 @@ export class NewestFrame {
     const captured = this.newest;
     this.newest = null;
     try {
-      this.send(await grab(this.video), captured);
+      const frame = await grab(this.video);
+      if (this.listening !== null) return this.send(frame, captured);
+      frame.close(); // it was stopped meanwhile
+      this.busy = false;
     } catch {
       this.busy = false; // the video has no frame to give: the next callback tries again
     }

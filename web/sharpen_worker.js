@@ -1,9 +1,9 @@
 /* The worker: takes frames and pictures, sharpens them, draws them on the page's canvas.
  *
- * Messages in:  start {canvas, kind}, settings {...}, frame {frame, captured}, picture {bitmap},
- *               file {type}
- * Messages out: ready {name, manifest}, problem {kind, detail}, drawn {captured, ...},
- *               level {level}, progress {share}, pictured {}, file {blob}
+ * Messages in:  start {canvas, kind}, settings {values}, frame {frame, captured}, picture {bitmap},
+ *               file {mime}
+ * Messages out: ready {name, manifest}, problem {kind, detail}, drawn {captured, width, height, work},
+ *               level {level}, progress {share}, pictured {}, file {blob, picture}
  * Every frame is answered by `drawn`, whatever happens, so that the page can send the next one. */
 
 import { hasGpu, startBackend } from "./backend.js";
@@ -28,40 +28,48 @@ const say = (type, content = {}) => postMessage({ type, ...content });
 
 let stage; // set by the first message, "start"
 let starting = null; // a promise while the model loads
+let manifest = null;
 let backend = null; // null while nothing can compute
 let control = new RateControl();
 let buffers = { planes: new Float32Array(0), result: new Uint8ClampedArray(0) };
 let picture = null; // {before, after} in RGBA bytes while a still picture is shown
-let pictureNumber = 0;
+let turn = 0; // counts frames and pictures: what comes later ends the work on what came before
 
 // --- starting, and what to do when the back end fails ---------------------------------------------
 
 async function start({ canvas, kind }) {
   stage = new Stage(canvas);
-  const first = kind === "auto" ? ((await hasGpu()) ? "webgpu" : "wasm") : kind;
   try {
-    await useBackend(first, await readManifest(base));
+    manifest = await readManifest(base);
+    await useBackend(kind === "auto" ? ((await hasGpu()) ? "webgpu" : "wasm") : kind);
   } catch (error) {
     say("problem", { kind: "model", detail: error.message });
   }
 }
 
-async function useBackend(kind, manifest) {
+async function useBackend(kind) {
+  let started = null;
   try {
-    backend = await startBackend(kind, base, manifest, () => fallBack("gpu-lost", manifest));
-    control = new RateControl();
-    say("ready", { name: backend.name, manifest });
+    const lost = () => started && leave(started, "gpu-lost");
+    started = await startBackend(kind, base, manifest, lost);
   } catch (error) {
     if (kind === "wasm") throw error;
-    await fallBack("no-gpu", manifest, error.message);
+    say("problem", { kind: "no-gpu" });
+    await useBackend("wasm");
+    return;
   }
+  backend = started;
+  control = new RateControl();
+  say("ready", { name: backend.name, manifest });
 }
 
-/** Go on with WebAssembly after the GPU failed; the plain picture is shown meanwhile. */
-async function fallBack(problem, manifest, detail = "") {
+/** Stop using a back end that failed. After a GPU comes WebAssembly, after that nothing. */
+async function leave(failed, problem, detail) {
+  if (backend !== failed) return; // it was left before
   backend = null;
-  say("problem", { kind: problem, detail });
-  await useBackend("wasm", manifest).catch((error) => {
+  say("problem", { kind: failed.kind === "webgpu" ? "gpu-lost" : problem, detail });
+  if (failed.kind !== "webgpu") return;
+  await useBackend("wasm").catch((error) => {
     say("problem", { kind: "model", detail: error.message });
   });
 }
@@ -71,7 +79,7 @@ async function fallBack(problem, manifest, detail = "") {
 const level = () => ({ full: LEVELS[0], half: LEVELS[1] })[settings.work] ?? LEVELS[control.level];
 
 /** The size to show a frame at: no more rows than set, and less where the level says so. */
-function frameSize(frame, { size }) {
+function frameSize(frame, size) {
   const width = frame.displayWidth ?? frame.width;
   const height = frame.displayHeight ?? frame.height;
   const factor = Math.min(1, settings.height / Math.min(width, height)) * size;
@@ -79,29 +87,27 @@ function frameSize(frame, { size }) {
 }
 
 async function showFrame({ frame, captured }) {
+  const mine = ++turn;
   const begun = performance.now();
   const { name, scale, size } = level();
-  const sharp = Boolean(backend) && settings.on && scale > 0;
+  let sharp = false;
   try {
     picture = null;
-    stage.draw(frame, ...frameSize(frame, { size }));
-    if (sharp) await sharpenStage(scale);
-    stage.show(sharp, settings.split, settings.mirror);
-  } catch (error) {
-    stage.show(false, null, settings.mirror);
-    if (backend) say("problem", { kind: "compute", detail: error.message });
-    if (backend) backend = null;
+    stage.draw(frame, ...frameSize(frame, size));
+    const wanted = Boolean(backend) && settings.on && scale > 0;
+    sharp = wanted && (await sharpenStage(backend, scale, mine));
+    if (mine === turn) stage.show(sharp, settings.split, settings.mirror);
+    const now = performance.now();
+    adaptTo(now, now - begun, sharp);
   } finally {
     frame.close();
+    const { width, height } = stage;
+    say("drawn", { captured, width, height, work: sharp ? name : null });
   }
-  const now = performance.now();
-  adaptTo(now, now - begun, sharp);
-  const { width, height } = stage;
-  say("drawn", { captured, width, height, work: sharp && backend ? name : null });
 }
 
-/** "after" = "before" + strength * averaged residual. */
-async function sharpenStage(scale) {
+/** "after" = "before" + strength * averaged residual -> whether that was done. */
+async function sharpenStage(used, scale, mine) {
   const { width, height } = stage;
   const rgba = stage.read();
   const columns = reduced(width, scale);
@@ -111,11 +117,16 @@ async function sharpenStage(scale) {
   }
   if (buffers.result.length !== rgba.length) buffers.result = new Uint8ClampedArray(rgba.length);
   toPlanes(rgba, width, height, scale, buffers.planes);
-  const residual = await backend.run(buffers.planes, columns, rows);
+  const residual = await used.run(buffers.planes, columns, rows).catch((error) => {
+    leave(used, "compute", error.message);
+    return null;
+  });
+  if (!residual || mine !== turn) return false;
   for (let i = 0; i < residual.length; i++) residual[i] -= buffers.planes[i];
   const calm = filter.apply(buffers.planes, residual, columns, rows);
   addResidual(rgba, calm, width, height, scale, settings.strength, buffers.result);
   stage.write(buffers.result);
+  return true;
 }
 
 function adaptTo(now, milliseconds, sharp) {
@@ -127,7 +138,7 @@ function adaptTo(now, milliseconds, sharp) {
 // --- pictures -------------------------------------------------------------------------------------
 
 async function showPicture({ bitmap }) {
-  const number = ++pictureNumber;
+  const mine = ++turn;
   const { width, height } = bitmap;
   try {
     stage.draw(bitmap, width, height);
@@ -139,14 +150,14 @@ async function showPicture({ bitmap }) {
     if (!backend) return; // the page has been told why
     const after = await sharpenInTiles(picture.before, width, height, backend.run, (share) => {
       say("progress", { share });
-      return number === pictureNumber && picture !== null;
+      return mine === turn;
     });
     if (!after) return; // another picture or the camera came
     picture.after = after;
     composePicture();
     say("pictured");
   } catch (error) {
-    if (number === pictureNumber) say("problem", { kind: "picture", detail: error.message });
+    if (mine === turn) say("problem", { kind: "picture", detail: error.message });
   }
 }
 
@@ -172,8 +183,7 @@ function change(values) {
 }
 
 async function saveFile({ mime }) {
-  const sharp = settings.on && (picture ? Boolean(picture.after) : Boolean(backend));
-  say("file", { blob: await stage.file(sharp, settings.mirror, mime), picture: Boolean(picture) });
+  say("file", { blob: await stage.file(settings.mirror, mime), picture: Boolean(picture) });
 }
 
 const handlers = {

@@ -9,6 +9,7 @@ export class Stage {
     this.context = canvas.getContext("2d");
     this.beforeContext = this.before.getContext("2d", { willReadFrequently: true });
     this.afterContext = this.after.getContext("2d");
+    this.sharp = false; // whether "after" is shown
   }
 
   get width() {
@@ -46,6 +47,7 @@ export class Stage {
 
   /** Show "after" if `sharp`, with "before" left of the divider at `split` (0 to 1, or null). */
   show(sharp, split, mirror) {
+    this.sharp = sharp;
     const { context, width, height } = this;
     context.setTransform(mirror ? -1 : 1, 0, 0, 1, mirror ? width : 0, 0);
     context.clearRect(0, 0, width, height);
@@ -57,9 +59,9 @@ export class Stage {
     context.drawImage(this.before, left, 0, shown, height, left, 0, shown, height);
   }
 
-  /** An image file of "after" (of "before" if not `sharp`), mirrored if `mirror`. */
-  async file(sharp, mirror, type) {
-    const source = sharp ? this.after : this.before;
+  /** What is shown as an image file, without the divider, mirrored if `mirror`. */
+  async file(mirror, type) {
+    const source = this.sharp ? this.after : this.before;
     if (!mirror) return source.convertToBlob({ type, quality: 0.95 });
     const turned = new OffscreenCanvas(this.width, this.height);
     const context = turned.getContext("2d");
