@@ -3,7 +3,8 @@
     picture = read_picture("holiday.jpg")                 # upright, (H, W, 3) uint8 or uint16
     write_picture(picture, sharpen(picture.rgb), "out/holiday.jpg")
 
-Read from top to bottom: errors and tables (also those of video_files.py), reading, writing.
+Read from top to bottom: errors and tables (also those of video_files.py), reading, writing. The
+bytes of EXIF, XMP and colour profiles are the matter of metadata.py.
 
 Every failure that belongs to one file is a `MediaError`, so a caller can go on with the next
 file. Everything is written under a hidden temporary name in the target's folder, flushed to disk
