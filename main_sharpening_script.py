@@ -26,8 +26,8 @@ Sections, in the order in which they run:
     Losses                        Inference on files, demo, main
 
 What the system stands on is in the package `sharpening`: devices and processes (runtime), folders
-and crops (image_pairs), worker processes (loading), synthetic_blur, muon, run_log,
-openvino_backend, and pictures and videos as files (file_inference, media_files).
+and crops (image_pairs), worker processes (loading), synthetic_blur, muon, run_log, files of weights
+(checkpoints), openvino_backend, and pictures and videos as files (file_inference, media_files).
 """
 
 import argparse
@@ -35,16 +35,12 @@ import contextlib
 import copy
 import dataclasses
 import functools
-import io
 import itertools
 import json
 import math
 import os
-import pickle
 import signal
-import struct
 import sys
-import typing
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -70,6 +66,16 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from tqdm import tqdm
 
 from sharpening import Limits, SharpeningError, check_limits
+from sharpening.checkpoints import (
+    UNREADABLE,
+    config_to_dict,
+    load_checkpoint,
+    load_strictly,
+    network_weights,
+    reason,
+    save_checkpoint,
+    stored_config,
+)
 from sharpening.file_inference import FileSettings, plan_jobs, sharpen_files
 from sharpening.image_pairs import (
     Pair,
@@ -695,88 +701,6 @@ class SEUNet(nn.Module):
 # Checkpoints
 # --------------------------------------------------------------------------------------------------
 
-UNREADABLE = (
-    pickle.UnpicklingError, struct.error, ArithmeticError, AssertionError, AttributeError, EOFError,
-    LookupError, OSError, RuntimeError, TypeError, ValueError,
-)  # fmt: skip
-"""What `torch.load` raises on a file that is damaged or something else."""
-
-
-def reason(error: BaseException) -> str:
-    """Why, in one line. PyTorch's own text for a foreign file would advise to run its code."""
-    if isinstance(error, pickle.UnpicklingError):
-        return "it is no file of weights"
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def config_from_dict(cls: type, values: dict[str, Any]) -> Any:
-    """The dataclass `cls` from what `config_to_dict` made of one; ValueError if it does not fit."""
-    kinds = typing.get_type_hints(cls)
-    if unknown := values.keys() - kinds.keys():
-        raise ValueError(f"{cls.__name__} has no setting {', '.join(sorted(unknown))}")
-
-    def restore(kind: Any, value: Any) -> Any:
-        if dataclasses.is_dataclass(kind):
-            return config_from_dict(kind, value)
-        value = tuple(value) if isinstance(value, list) else value  # JSON knows no tuples
-        return Path(value) if isinstance(value, str) and kind in (Path, Path | None) else value
-
-    return cls(**{name: restore(kinds[name], value) for name, value in values.items()})
-
-
-def stored_config(cls: type, values: dict[str, Any], path: Path) -> Any:
-    """`config_from_dict` of the settings in the checkpoint `path`."""
-    try:
-        return config_from_dict(cls, values)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise SharpeningError(
-            f"the settings in {path} do not fit this version of the script ({error}): use the "
-            "version that wrote it, or train again"
-        ) from error
-
-
-def config_to_dict(config: Any) -> dict[str, Any]:
-    """`dataclasses.asdict` with paths as strings, which `weights_only` checkpoints can hold."""
-
-    def plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        return {name: str(value) if isinstance(value, Path) else value for name, value in items}
-
-    return dataclasses.asdict(config, dict_factory=plain)
-
-
-def save_checkpoint(path: Path, payload: dict[str, Any]) -> None:
-    """`torch.save` under a temporary name, then a rename: an interruption leaves the old file.
-    Raises `MediaError` if the file system refuses."""
-    whole = io.BytesIO()  # what torch.save raises on a full disk is no OSError
-    torch.save(payload, whole)
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(whole.getvalue())  # getbuffer in a traceback ends Python 3.12
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint, on the CPU, without running code that it may hold."""
-    if not path.is_file():
-        raise SharpeningError(f"there is no checkpoint {path}: check the path, or train first")
-    try:
-        payload = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        raise SharpeningError(
-            f"{path} is no readable checkpoint ({reason(error)}): it may be cut short; download or "
-            "copy it again, or give another"
-        ) from error
-    if not isinstance(payload, dict):
-        raise SharpeningError(f"{path} holds a {type(payload).__name__}, not a checkpoint")
-    return payload
-
-
-def network_weights(payload: dict[str, Any]) -> dict[str, Tensor]:
-    """The state dict in a checkpoint of this or another training script: the averaged weights if
-    there are any."""
-    names = ("ema", "params_ema", "params", "state_dict")
-    weights = next((payload[key] for key in names if isinstance(payload.get(key), dict)), payload)
-    tensors = ((name, value) for name, value in weights.items() if isinstance(value, Tensor))
-    return {name.removeprefix("module."): value for name, value in tensors}
-
 
 def network_payload(net: nn.Module, **more: Any) -> dict[str, Any]:
     """What a checkpoint of a network holds: its weights, and a student's settings, which rebuild
@@ -796,25 +720,6 @@ def load_student(path: Path) -> SEUNet:
     student = SEUNet(stored_config(StudentConfig, payload["student"], path))
     load_strictly(student, network_weights(payload), path)
     return student.eval().requires_grad_(False)
-
-
-def load_strictly(net: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    """`load_state_dict` that names the file and the first keys that differ, or that are not
-    finite: a back end in 8 bits would turn those into black pictures."""
-    own = {name: value.shape for name, value in net.state_dict().items()}
-    theirs = {name: value.shape for name, value in weights.items()}
-    if differing := [n for n in own.keys() | theirs.keys() if own.get(n) != theirs.get(n)]:
-        shown = ", ".join(sorted(differing)[:4])
-        raise SharpeningError(
-            f"{path} does not fit {type(net).__name__}: {len(differing)} entries differ, such as "
-            f"{shown}; it belongs to another architecture or other sizes"
-        )
-    if broken := [name for name, value in weights.items() if not value.isfinite().all()]:
-        raise SharpeningError(
-            f"{path} is damaged: {len(broken)} of its weights are not finite, such as {broken[0]}; "
-            "take an earlier checkpoint"
-        )
-    net.load_state_dict(weights)
 
 
 def default_checkpoint(config: Config) -> Path:
