@@ -87,7 +87,7 @@ from sharpening.image_pairs import (
     read_pair,
     same_crop,
 )
-from sharpening.loading import item_or_error, loaded_items, make_loader
+from sharpening.loading import LoadedItems, item_or_error, make_loader
 from sharpening.media_files import atomic_write
 from sharpening.muon import MuonAndAdam
 from sharpening.openvino_backend import OpenVinoNet, openvino_model, quantised
@@ -102,6 +102,7 @@ from sharpening.runtime import (
     seconds_per_call,
     side_by_side,
     start_runtime,
+    thread_pool,
 )
 from sharpening.synthetic_blur import DEMO_BLUR, DegradationConfig, degrade, generators_for
 
@@ -515,11 +516,24 @@ class EvaluationImages(Dataset):
     def __getitem__(self, index: int) -> tuple[int, np.ndarray, np.ndarray] | SharpeningError:
         return item_or_error(self.item, index)
 
-    def item(self, index: int) -> tuple[int, np.ndarray, np.ndarray]:
+    def read(self, index: int) -> tuple[np.ndarray, ...]:
+        """Blurred and sharp image as the files have them."""
         blurry, sharp = read_pair(self.pairs[index])
         if min(sharp.shape[:2]) < 11:
             path = self.pairs[index].sharp
             raise SharpeningError(f"{path} is smaller than SSIM's window of 11 pixels: remove it")
+        return blurry, sharp
+
+    def check(self, runtime: Runtime) -> None:
+        """Read each image once: one that cannot be read stops a training before it begins."""
+        share = range(runtime.rank, len(self), runtime.world)
+        with thread_pool(4) as pool:
+            read = pool.map(lambda index: len(self.read(index)), share)  # the pixels go
+            for _ in tqdm(read, "check test images", len(share), disable=not runtime.is_main):
+                pass
+
+    def item(self, index: int) -> tuple[int, np.ndarray, np.ndarray]:
+        blurry, sharp = self.read(index)
         if self.pairs[index].blurry is None:
             image = torch.from_numpy(sharp).permute(2, 0, 1)[None].float() / 255
             image = degrade(image, generators_for(2**31, [index]), self.degradation)
@@ -528,9 +542,9 @@ class EvaluationImages(Dataset):
 
 
 def micro_batches(images: int, start: int, runtime: Runtime) -> Iterator[range]:
-    """Endless draws of this process: micro-batch m of all processes together is a run of draws."""
-    for micro in itertools.count(start):
-        first = (micro * runtime.world + runtime.rank) * images
+    """Endless draws of this process from draw `start` on: the micro-batches that the processes load
+    at the same time are together a run of draws."""
+    for first in itertools.count(start + runtime.rank * images, runtime.world * images):
         yield range(first, first + images)
 
 
@@ -543,7 +557,7 @@ def join_items(items: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...] | Sharpeni
 def training_batches(
     dataset: GoProSharpeningDataset, start: int, runtime: Runtime
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Endless uint8 batches from micro-batch `start` on, decoded in advance by the workers."""
+    """Endless uint8 batches from draw `start` on, decoded in advance by the workers."""
     config = dataset.config
     images = config.batch_size // config.crops_per_image
     loader = make_loader(
@@ -554,7 +568,7 @@ def training_batches(
         pin_memory=runtime.device.type == "cuda",
         prefetch_factor=4 if config.workers else None,
     )
-    return loaded_items(loader)
+    return LoadedItems(loader)
 
 
 def prepare_batch(
@@ -1440,7 +1454,7 @@ def evaluate_quality(
     loader = make_loader(images, min(2, workers), batch_size=None, sampler=share)
     measures = ("psnr", "ssim", "worse")
     sums = dict.fromkeys((f"{m}_{name}" for name in ("blurry", *sharpeners) for m in measures), 0.0)
-    with contextlib.closing(loaded_items(loader)) as rows:
+    with contextlib.closing(LoadedItems(loader)) as rows:
         bar = tqdm(rows, "evaluate", len(share), disable=not runtime.is_main, leave=False)
         for index, blurry, sharp in bar:
             blurry, sharp = blurry.numpy(), sharp.numpy()  # the loader hands over tensors
@@ -1559,6 +1573,42 @@ def build_optimizer(
     return torch.optim.Adam(parameters, config.learning_rate, (0.9, 0.99))
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How long a training is and what its steps consist of, over all processes."""
+
+    images: int
+    """Training images."""
+    draws: int
+    """Images drawn for one optimizer step."""
+    crops: int
+    """Crops of one optimizer step."""
+    per_epoch: int
+    """Optimizer steps of one epoch."""
+    epochs: int
+
+    @property
+    def steps(self) -> int:
+        return self.per_epoch * self.epochs
+
+    def differences(self, other: "Plan") -> str:
+        """What is not as in `other`, the length apart; "" if nothing."""
+        each = (
+            ("training images", self.images, other.images),
+            ("crops a step", self.crops, other.crops),
+            ("steps an epoch", self.per_epoch, other.per_epoch),
+        )
+        return ", ".join(f"{new} {what} instead of {old}" for what, new, old in each if new != old)
+
+
+def make_plan(config: Config, images: int, world: int) -> Plan:
+    """The plan for a number of training images and of processes."""
+    per_image, epochs = config.data.crops_per_image, config.train.epochs
+    crops = config.data.batch_size * config.train.accumulation * world
+    per_epoch = config.train.steps_per_epoch or math.ceil(images * per_image / crops)
+    return Plan(images, crops // per_image, crops, per_epoch, epochs)
+
+
 @dataclass
 class TrainState:
     """All that changes during training, and so all that a resumed run needs."""
@@ -1568,9 +1618,19 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     step: int = 0
+    """Optimizer steps that were made."""
+    position: int = 0
+    """Steps of the plan that are done: `step`, until a resumed run has another plan."""
+    drawn: int = 0
+    """Images drawn from the training data, over all processes."""
     evaluated: int = 0
     """The last step after which the network was evaluated."""
     best: float = -math.inf
+    unlogged: dict[str, float] = field(default_factory=dict)
+    """Sums of the loss terms since the last line of the log."""
+    plan: Plan | None = None
+
+    PROGRESS = ("step", "position", "drawn", "evaluated", "best", "unlogged")
 
     def payload(self, config: Config) -> dict[str, Any]:
         """What last.pth holds; like every checkpoint also `student` and `params`."""
@@ -1580,16 +1640,15 @@ class TrainState:
             projections=self.trainee.projections.state_dict(),
             optimizer=self.optimizer.state_dict(),
             scaler=self.scaler.state_dict(),
-            step=self.step,
-            evaluated=self.evaluated,
-            best=self.best,
             config=config_to_dict(config),
+            plan=dataclasses.asdict(self.plan),
+            **{name: getattr(self, name) for name in self.PROGRESS},
         )
 
     def restore(self, path: Path) -> None:
         """Go back to what last.pth holds."""
         payload = load_checkpoint(path)
-        needed = {"params", "ema", "projections", "optimizer", "scaler", "step", "best"}
+        needed = {"params", "ema", "projections", "optimizer", "scaler", "plan", *self.PROGRESS}
         if missing := needed - payload.keys():
             raise SharpeningError(
                 f"{path} cannot be resumed, it lacks {', '.join(sorted(missing))}: give the folder "
@@ -1613,7 +1672,20 @@ class TrainState:
         self.optimizer.load_state_dict(payload["optimizer"])
         if payload["scaler"]:  # empty if the run was not in fp16
             self.scaler.load_state_dict(payload["scaler"])
-        self.step, self.best, self.evaluated = (payload[k] for k in ("step", "best", "evaluated"))
+        self.plan = Plan(**payload["plan"])
+        for name in self.PROGRESS:
+            setattr(self, name, payload[name])
+
+    def follow(self, plan: Plan) -> str:
+        """Go on by `plan` after the same share of an epoch -> what is not as before, or ""."""
+        old, self.plan = self.plan or plan, plan
+        self.position = self.position * plan.per_epoch // old.per_epoch
+        return plan.differences(old)
+
+    def advance(self) -> None:
+        """Count one optimizer step."""
+        self.step, self.position = self.step + 1, self.position + 1
+        self.drawn += self.plan.draws
 
 
 def fresh_state(
@@ -1657,19 +1729,23 @@ def prepare_training(
         teacher = restormer_from_weights(config.teacher.weights).to(runtime.device)
     if config.loss.perceptual:
         vgg = VggFeatures(config.loss.vgg_weights).to(runtime.device)
+    images.check(runtime)
     dataset = GoProSharpeningDataset(pairs, config.data, config.train.seed)
     state = fresh_state(config, teacher, runtime, build)
     if config.resume:
         state.restore(last)
+    if changes := state.follow(make_plan(config, len(dataset), runtime.world)):
+        done = state.position / state.plan.per_epoch
+        runtime.say(
+            f"resumed with {changes}: {done:.2f} of {config.train.epochs} epochs are done. The "
+            "learning rate goes on from there in its schedule; it is not scaled with the batch"
+        )
+    if state.plan.steps <= config.train.warmup_steps:
+        runtime.say(
+            f"the training ends in its warm-up: it has {state.plan.steps} steps, and the learning "
+            f"rate rises for --train.warmup-steps {config.train.warmup_steps}"
+        )
     return dataset, images, teacher, vgg, state
-
-
-def plan_steps(config: Config, images: int, world: int) -> tuple[int, int]:
-    """(optimizer steps per epoch, of the whole training) for a number of training images."""
-    crops = config.data.batch_size * config.train.accumulation * world
-    per_epoch = config.train.steps_per_epoch
-    per_epoch = per_epoch or math.ceil(images * config.data.crops_per_image / crops)
-    return per_epoch, per_epoch * config.train.epochs
 
 
 def teach(
@@ -1705,40 +1781,50 @@ def train(
     settings = config.train
     dataset, images, teacher, vgg, state = prepare_training(config, runtime, build)
     model = runtime.wrap(state.trainee, settings.compile)
-    steps_per_epoch, steps = plan_steps(config, len(dataset), runtime.world)
-    first_micro = state.step * settings.accumulation
+    plan, last_step = state.plan, state.step + state.plan.steps - state.position
     runtime.say(
         f"{len(dataset.real)} real training pairs, {len(dataset.synthetic)} images blurred "
-        f"synthetically, {steps} steps in {settings.epochs} epochs, "
+        f"synthetically, {plan.steps} steps in {settings.epochs} epochs, "
         f"{parameters(state.trainee.net) / 1e6:.2f} M parameters, {runtime.device_name}, "
         f"{runtime.precision}"
     )
 
     def save() -> None:
+        state.unlogged = log.unwritten()
         last = settings.folder / "last.pth"
         runtime.on_main(lambda: save_checkpoint(last, state.payload(config)))
 
     def evaluate_when_due() -> None:
-        due = state.step % (settings.evaluate_every * steps_per_epoch) == 0 or state.step == steps
+        ends = settings.evaluate_every * plan.per_epoch
+        due = state.position % ends == 0 or state.position == plan.steps
         if due and state.evaluated < state.step:
-            evaluate_training(state, images, config, runtime, log)
+            with stop.interruptible():
+                evaluate_training(state, images, config, runtime, log)
             save()
 
-    log_settings = (settings.log_every, config.data.batch_size, runtime)
+    def leave() -> None:
+        save()
+        runtime.say(
+            f"stopped after step {state.step} of {last_step}; go on with --resume "
+            f"--train.folder {settings.folder}"
+        )
+
+    log_settings = (settings.log_every, config.data.batch_size, runtime, state.unlogged)
     with (
         StopSignal(runtime) as stop,
-        RunLog(settings.folder, steps, state.step, *log_settings) as log,
-        contextlib.closing(training_batches(dataset, first_micro, runtime)) as batches,
+        RunLog(settings.folder, last_step, state.step, *log_settings) as log,
+        contextlib.closing(training_batches(dataset, state.drawn, runtime)) as batches,
+        stop.leaving(leave),
     ):
         evaluate_when_due()  # of given weights, or where the run was interrupted in an evaluation
-        while state.step < steps:
-            rate = learning_rate(state.step, steps, settings)
+        while state.position < plan.steps:
+            rate = learning_rate(state.position, plan.steps, settings)
             for group in state.optimizer.param_groups:
                 group["lr"] = rate
 
             losses = []
             for micro in range(settings.accumulation):
-                with log.waiting():
+                with log.waiting(), stop.interruptible():
                     batch = next(batches)
                 blurry, sharp, stored = prepare_batch(
                     batch, config.degradation, settings.seed, runtime.device
@@ -1760,26 +1846,19 @@ def train(
             state.scaler.step(state.optimizer)
             state.scaler.update()
             state.optimizer.zero_grad(set_to_none=True)
-            state.step += 1
+            state.advance()
             update_ema(state.ema, state.trainee.net, ema_decay(state.step, settings.ema_decay))
 
             log.step(state.step, rate)
-            leaving = stop.wanted()
+            stop.check()
             with log.paused():
-                ends = (settings.save_every, steps_per_epoch)
-                if leaving or any(state.step % end == 0 for end in ends):
-                    save()  # before evaluating, where a test image may be unreadable
-                if not leaving:
-                    evaluate_when_due()
-            if leaving:
-                runtime.say(
-                    f"stopped after step {state.step} of {steps}; go on with --resume "
-                    f"--train.folder {settings.folder}"
-                )
-                raise SystemExit(128 + (stop.number or signal.SIGTERM))
+                if any(state.position % end == 0 for end in (settings.save_every, plan.per_epoch)):
+                    save()  # before evaluating, which can be interrupted
+                evaluate_when_due()
 
     final = settings.folder / f"student_model_ema_final_epoch_{settings.epochs:03d}.pth"
-    runtime.on_main(lambda: save_checkpoint(final, network_payload(state.ema, step=state.step)))
+    payload = network_payload(state.ema, step=state.step, config=config_to_dict(config))
+    runtime.on_main(lambda: save_checkpoint(final, payload))
     runtime.say(f"final weights: {final}")
     return final
 
@@ -1798,11 +1877,12 @@ def evaluate_training(
         f"{result['psnr_blurry']:.2f}), SSIM {result['ssim_restored']:.4f} "
         f"(blurry {result['ssim_blurry']:.4f})"
     )
-    state.evaluated = state.step
-    if result["psnr_restored"] > state.best:
-        state.best = result["psnr_restored"]
-        payload = network_payload(state.ema, step=state.step, psnr=state.best)
-        runtime.on_main(lambda: save_checkpoint(config.train.folder / "best.pth", payload))
+    if (score := result["psnr_restored"]) > state.best:
+        more = {"step": state.step, "psnr": score, "config": config_to_dict(config)}
+        best = config.train.folder / "best.pth"
+        runtime.on_main(lambda: save_checkpoint(best, network_payload(state.ema, **more)))
+        state.best = score
+    state.evaluated = state.step  # last, because Ctrl-C may come in between
 
 
 # --------------------------------------------------------------------------------------------------
