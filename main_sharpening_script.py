@@ -15,7 +15,7 @@ Every setting is a field of a dataclass below and a flag: `--help` lists them.
 How data flows: path -> `GoProSharpeningDataset` -> `blurry, sharp` (B, 3, H, W) in [0, 1]
 -> `student(blurry)` -> `restored` and its feature taps; `teacher(blurry)` -> `taught` and its taps
 -> `distillation_loss` -> total and its terms. The four words name the same images everywhere.
-For use: `sharpen = Sharpener.load("standard"); image = sharpen(image)`.
+For use: `sharpen = Sharpener.load("standard"); image = sharpen(image, strength=1.0)`.
 
 Sections, in the order in which they run:
     Configuration                 Metrics
@@ -65,7 +65,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchmetrics.functional.image import structural_similarity_index_measure
 from tqdm import tqdm
 
-from sharpening import Limits, SharpeningError, check_limits
+from sharpening import Limits, SharpeningError, __version__, check_limits
 from sharpening.checkpoints import (
     UNREADABLE,
     config_to_dict,
@@ -77,6 +77,7 @@ from sharpening.checkpoints import (
     stored_config,
 )
 from sharpening.file_inference import FileSettings, plan_jobs, sharpen_files
+from sharpening.image_arrays import to_rgb
 from sharpening.image_pairs import (
     Pair,
     add_teacher_results,
@@ -107,6 +108,9 @@ from sharpening.runtime import (
 from sharpening.synthetic_blur import DEMO_BLUR, DegradationConfig, degrade, generators_for
 
 HERE = Path(__file__).resolve().parent
+SHIPPED = HERE / "model_checkpoints"  # in a clone; in an installed package beside its modules
+if not (SHIPPED / "student_pretrained.pth").is_file():
+    SHIPPED = HERE / "sharpening" / "weights"
 
 # --------------------------------------------------------------------------------------------------
 # Configuration
@@ -224,8 +228,8 @@ STUDENT_SIZES = {
     "live": StudentConfig(width=16, max_width=96, encoder=(0, 0, 1), middle=4, decoder=(0, 1, 1)),
 }
 SHIPPED_STUDENTS = {
-    "standard": HERE / "model_checkpoints" / "student_pretrained.pth",
-    "live": HERE / "model_checkpoints" / "student_live.pth",
+    "standard": SHIPPED / "student_pretrained.pth",
+    "live": SHIPPED / "student_live.pth",
 }
 
 
@@ -314,7 +318,8 @@ class TrainConfig:
     clip_norm: float = 0.3
     """Largest gradient norm; 0 does not clip."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Autocast type; auto: bf16 where the hardware has it, else fp16 on a GPU and fp32 on a CPU."""
+    """Autocast type; auto: on a GPU bf16, or fp16 if it has none; on a CPU bf16 if a short timing
+    finds it faster than fp32."""
     compile: bool = False
     """Run the network through torch.compile: for GPUs; a step on a CPU is no faster (bf16)."""
     evaluate_every: int = 5
@@ -388,6 +393,8 @@ class Config:
     """Image, video or folder to sharpen; None: demo images."""
     output: Path | None = None
     """Folder for the results; None: inference_samples/."""
+    strength: float = 1.0
+    """How much of the result is blended into the image, 0 to 1; 0 gives the image back."""
     overwrite: bool = False
     """Sharpen again what is already in `--output`; start a training over an older one."""
     teacher_too: bool = False
@@ -395,7 +402,8 @@ class Config:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the network is computed; auto: on a GPU if there is one."""
     size: Literal["standard", "live"] | None = None
-    """Size of the student to train: quality or speed; None: as --student says."""
+    """Size of the student to train, or shipped student for --infer: quality or speed; None: as
+    --student and --checkpoint say."""
     data: DataConfig = field(default_factory=DataConfig)
     degradation: DegradationConfig = field(default_factory=DegradationConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
@@ -405,6 +413,7 @@ class Config:
     inference: InferenceConfig = field(default_factory=InferenceConfig)
 
     def __post_init__(self) -> None:
+        check_limits(self, {"strength": SHARE})
         if sum((self.evaluate, self.infer, self.resume)) > 1:
             raise ValueError("give at most one of --resume, --evaluate and --infer")
         if not self.teacher.enabled and (terms := self.loss.teacher_terms):
@@ -421,7 +430,7 @@ DEMO = Config(
     overwrite=True,
     degradation=DEMO_BLUR,
     data=DataConfig(crop=96, batch_size=8, crops_per_image=4, workers=0),
-    teacher=TeacherConfig(weights=HERE / "model_checkpoints" / "demo_teacher.pth"),
+    teacher=TeacherConfig(weights=SHIPPED / "demo_teacher.pth"),
     loss=LossConfig(perceptual=0.0),
     train=TrainConfig(
         epochs=6,
@@ -737,9 +746,12 @@ def load_student(path: Path) -> SEUNet:
 
 
 def default_checkpoint(config: Config) -> Path:
-    """`--checkpoint`, else the user's newest final student, else the one that ships."""
+    """`--checkpoint`, else the shipped one of `--size`, else the user's newest final student, else
+    the shipped standard."""
     if config.checkpoint is not None:
         return config.checkpoint
+    if config.size is not None:
+        return SHIPPED_STUDENTS[config.size]
     finals = config.train.folder.glob("student_model_ema_final_epoch_*.pth")
     shipped = SHIPPED_STUDENTS["standard"]
     newest = max(finals, key=lambda path: path.stat().st_mtime, default=shipped)
@@ -1197,7 +1209,8 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
 # --------------------------------------------------------------------------------------------------
 
 Compute = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
-"""Images of one size, (H, W, 3) uint8 or uint16, through a network at once -> the same."""
+"""Images of one size, (H, W, 3) uint8 or uint16, through a network at once -> the same. Back ends
+take the strength as a second argument."""
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
@@ -1288,10 +1301,15 @@ def run_net(net: nn.Module, blurry: Tensor, runtime: Runtime) -> Tensor:
     )
 
 
-def run_pytorch(net: nn.Module, runtime: Runtime, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """`Compute` by PyTorch."""
+def run_pytorch(
+    net: nn.Module, runtime: Runtime, images: Sequence[np.ndarray], strength: float = 1.0
+) -> list[np.ndarray]:
+    """Images of one size by PyTorch: a blend of image and result, 0 to 1 of the result, rounded."""
     batch = torch.cat([to_tensor(image, runtime.device) for image in images])
-    return [to_image(each, images[0].dtype) for each in run_net(net, batch, runtime)]
+    restored = run_net(net, batch, runtime)
+    if strength != 1:
+        restored = batch + strength * (restored - batch)
+    return [to_image(each, images[0].dtype) for each in restored]
 
 
 def with_pool_window(student: SEUNet, window: int | None) -> SEUNet:
@@ -1319,7 +1337,7 @@ def pick_backend(config: InferenceConfig, runtime: Runtime, calls: float) -> str
     return "openvino" if worth else "pytorch"
 
 
-def build_backend(net: nn.Module, backend: str, runtime: Runtime) -> Compute:
+def build_backend(net: nn.Module, backend: str, runtime: Runtime) -> Callable:
     """What computes images with `net`: "pytorch", "compiled", "openvino" or "openvino-int8"."""
     if backend in ("pytorch", "compiled"):
         net = net.to(runtime.device, memory_format=torch.channels_last)
@@ -1353,12 +1371,13 @@ def smaller_tile(side: int, overlap: int) -> int:
 class Sharpener:
     """A trained network that sharpens images of any size, whole or in tiles, on any back end.
 
-    sharpen = Sharpener.load("standard")
-    image = sharpen(image)                    # (H, W, 3) uint8 or uint16 -> the same
-    images = sharpen.images([image, image])   # of one size, computed at once
+        sharpen = Sharpener.load("standard")        # or "live", or a checkpoint file
+        image = sharpen(image, strength=1.0)        # an array or a PIL image comes back as it was
+        images = sharpen.images([image, image])     # (H, W, 3) of one size, computed at once
 
-    `calls`: how many calls are expected; "auto" prepares OpenVINO only for many. `backend` is the
-    back end in use. Raises SharpeningError for damaged weights and for too little memory.
+    It may be called from several threads. `calls`: how many calls are expected; "auto" prepares
+    OpenVINO only for many. `backend` is the back end in use. Raises SharpeningError for damaged
+    weights, for images of another kind and for too little memory.
     """
 
     def __init__(
@@ -1387,21 +1406,29 @@ class Sharpener:
         path = SHIPPED_STUDENTS.get(str(student), Path(student))
         return cls(load_student(path), runtime or default_runtime(), config, calls)
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """One image (H, W, 3) uint8 or uint16 -> the same shape and type."""
-        return self.images([image])[0]
+    def __call__(self, image: Any, strength: float = 1.0) -> Any:
+        """One image of a kind that `image_arrays.to_rgb` understands -> the same kind and size.
 
-    def images(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Images of one size. When memory runs out, the tile is halved and the work repeated; the
-        size of the tile is remembered, so that later calls do not fail first."""
-        shape = images[0].shape
+        `strength` blends image and result: 0 gives the image, 1 the result.
+        """
+        rgb, give_back = to_rgb(image)
+        return give_back(self.images([rgb], strength)[0])
+
+    def images(self, images: Sequence[np.ndarray], strength: float = 1.0) -> list[np.ndarray]:
+        """Images (H, W, 3) uint8 or uint16 of one size -> the same. When memory runs out, the tile
+        is halved and the work repeated; the tile is remembered for later calls."""
+        if not 0 <= strength <= 1:
+            raise SharpeningError(f"strength must be from 0 to 1: {strength}")
+        if strength == 0:
+            return [image.copy() for image in images]
+        shape, compute = images[0].shape, functools.partial(self.compute, strength=strength)
         tile = self.tile(shape, len(images))
         while True:
             try:
                 if tile is None:
-                    return self.compute(images)
+                    return compute(images)
                 settings = (tile, self.config.overlap, self.config.tile_batch)
-                return [sharpen_tiled(self.compute, i, self.runtime, *settings) for i in images]
+                return [sharpen_tiled(compute, i, self.runtime, *settings) for i in images]
             except (RuntimeError, MemoryError) as error:
                 if not ran_out_of_memory(error):
                     raise
@@ -1892,8 +1919,6 @@ def evaluate_training(
 
 def infer(config: Config, runtime: Runtime) -> int:
     """The `--infer` mode -> exit status: 0 only if every file succeeded, 130 if interrupted."""
-    if runtime.world > 1:
-        raise SharpeningError("--infer runs in one process: start it without torchrun")
     folder = Path("inference_samples")
     source, output = config.input, config.output or folder
     if source is None:
@@ -1908,7 +1933,7 @@ def infer(config: Config, runtime: Runtime) -> int:
     try:
         failures = sharpen_files(
             plan,
-            sharpen.images,
+            functools.partial(sharpen.images, strength=config.strength),
             runtime,
             config.inference,
             in_tiles=lambda shape: sharpen.tile(shape) is not None,
@@ -1943,12 +1968,10 @@ def run_demo(config: Config, runtime: Runtime) -> None:
 MODES = {
     "input": (["--infer"], "add it"),
     "output": (["--infer"], "add it"),
+    "strength": (["--infer"], "add it"),
     "checkpoint": (["--infer", "--evaluate"], "add it"),
     "teacher_too": (["--evaluate"], "add it"),
-    "size": (
-        ["training"],
-        "choose a student with --checkpoint, such as model_checkpoints/student_live.pth",
-    ),
+    "size": (["training", "--infer"], "choose a student with --checkpoint"),
 }
 """Flag -> the modes that it is for, and what to do about it in another."""
 
@@ -1989,14 +2012,28 @@ def default_config(arguments: Sequence[str]) -> Config:
 def read_config(arguments: Sequence[str] | None = None) -> Config:
     """The command line as a Config."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if "--version" in arguments:
+        print(f"image-sharpening-distillation {__version__}")
+        raise SystemExit(0)
     default = default_config(arguments)
     config = tyro.cli(Config, args=arguments, default=default, description=__doc__)
     mode = "--infer" if config.infer else "--evaluate" if config.evaluate else "training"
     for flag, (modes, advice) in MODES.items():
-        if getattr(config, flag) and mode not in modes:
+        if getattr(config, flag) != getattr(Config, flag) and mode not in modes:
             wanted = " or ".join(modes)
             raise SharpeningError(f"--{flag.replace('_', '-')} is for {wanted}: {advice}")
     return config
+
+
+def sharpen_command() -> int:
+    """The installed command `sharpen INPUT -o OUTPUT`: `--infer`, with all its flags."""
+    parser = argparse.ArgumentParser(prog="sharpen", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("input", help="image, video or folder")
+    parser.add_argument("-o", "--output", default="sharpened", help="folder for the results")
+    parser.epilog = "All other flags are those of --infer, such as --strength 0.7 or --device cpu."
+    given, flags = parser.parse_known_args()
+    return main(["--infer", "--input", given.input, "--output", given.output, *flags])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
