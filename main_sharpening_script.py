@@ -27,7 +27,8 @@ Sections, in the order in which they run:
 
 What the system stands on is in the package `sharpening`: devices and processes (runtime), folders
 and crops (image_pairs), worker processes (loading), synthetic_blur, muon, run_log, files of weights
-(checkpoints), openvino_backend, and pictures and videos as files (file_inference, media_files).
+(checkpoints), how far a training is (progress), openvino_backend, and pictures
+and videos as files (file_inference, media_files).
 """
 
 import argparse
@@ -75,6 +76,7 @@ from sharpening.checkpoints import (
     reason,
     save_checkpoint,
     stored_config,
+    unwrapped,
 )
 from sharpening.file_inference import FileSettings, plan_jobs, sharpen_files
 from sharpening.image_arrays import to_rgb
@@ -92,6 +94,7 @@ from sharpening.loading import LoadedItems, item_or_error, make_loader
 from sharpening.media_files import atomic_write
 from sharpening.muon import MuonAndAdam
 from sharpening.openvino_backend import OpenVinoNet, openvino_model, quantised
+from sharpening.progress import Plan, Progress
 from sharpening.run_log import RunLog
 from sharpening.runtime import (
     SIDE_BY_SIDE,
@@ -337,6 +340,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_limits(self, LIMITS["train"], "train.")
+        if self.lowest_rate > self.learning_rate:
+            raise ValueError(
+                f"train.lowest_rate ({self.lowest_rate:g}) must not exceed train.learning_rate "
+                f"({self.learning_rate:g})"
+            )
 
 
 LARGEST_TILE = 1024
@@ -948,9 +956,7 @@ def restormer_sizes(weights: dict[str, Tensor]) -> dict[str, Any]:
     def count(stage: str) -> int:
         return len({name.split(".")[1] for name in weights if name.startswith(f"{stage}.")})
 
-    dim, channels = weights["patch_embed.proj.weight"].shape[:2]
-    if channels != 3:
-        raise KeyError(f"RGB input, but {channels} channels")
+    dim = weights["patch_embed.proj.weight"].shape[0]
     hidden = [weights[f"{stage}.0.ffn.project_out.weight"].shape[1] for stage in stages]
     # int(width * expansion) is known at every level, which bounds the expansion on both sides.
     bounds = [(h / (dim * 2**i), (h + 1) / (dim * 2**i)) for i, h in enumerate(hidden)]
@@ -978,7 +984,13 @@ def restormer_from_weights(path: Path) -> Restormer:
             "https://github.com/swz30/Restormer/releases and put it there, or give others with "
             "--teacher.weights; --demo runs with a small teacher that ships"
         )
-    weights = network_weights(load_checkpoint(path))
+    first = "patch_embed.proj.weight"
+    weights = unwrapped(network_weights(load_checkpoint(path)), first)
+    if first in weights and (channels := weights[first].shape[1]) != 3:
+        raise SharpeningError(
+            f"{path} is a Restormer for images of {channels} channels, and these have 3: give one "
+            "for RGB as --teacher.weights, such as the released motion_deblurring.pth"
+        )
     try:
         teacher = Restormer(**restormer_sizes(weights))
     except (KeyError, AttributeError, IndexError) as error:
@@ -1473,30 +1485,37 @@ def evaluate_quality(
     """Mean PSNR and SSIM over the test images, of the blurred input and of each result, and the
     share of images whose PSNR falls.
 
-    RGB, rounded to uint8, whole images at native size, mean over images. The images are shared out
-    over the processes; sums and counts are added up. The first sharpener's results and a strip
-    `blurry | results | sharp` go to `folder`.
+    RGB, rounded to uint8, whole images at native size, mean over the images that are blurred: the
+    PSNR of equal images is infinite, so those whose input is the sharp image are only counted, as
+    `not_blurred`. The images are shared out over the processes; sums and counts are added up. The
+    first sharpener's results and a strip `blurry | results | sharp` go to `folder`.
     """
     share = range(runtime.rank, len(images), runtime.world)
     loader = make_loader(images, min(2, workers), batch_size=None, sampler=share)
     measures = ("psnr", "ssim", "worse")
     sums = dict.fromkeys((f"{m}_{name}" for name in ("blurry", *sharpeners) for m in measures), 0.0)
+    blurred = 0
     with contextlib.closing(LoadedItems(loader)) as rows:
         bar = tqdm(rows, "evaluate", len(share), disable=not runtime.is_main, leave=False)
         for index, blurry, sharp in bar:
             blurry, sharp = blurry.numpy(), sharp.numpy()  # the loader hands over tensors
             shown = {"blurry": blurry, **{name: do(blurry) for name, do in sharpeners.items()}}
-            before = psnr(blurry, sharp)
+            if folder is not None:
+                save_strip(folder / images.pairs[index].name, [*shown.values(), sharp])
+            if np.array_equal(blurry, sharp):
+                continue
+            blurred, before = blurred + 1, psnr(blurry, sharp)
             for name, image in shown.items():
                 after = psnr(image, sharp)
                 sums[f"psnr_{name}"] += after
                 sums[f"ssim_{name}"] += ssim(image, sharp)
                 sums[f"worse_{name}"] += after < before
-            if folder is not None:
-                save_strip(folder / images.pairs[index].name, [*shown.values(), sharp])
-    count, *totals = runtime.total([len(share), *sums.values()])
+    count, *totals = runtime.total([blurred, *sums.values()])
+    if not count:
+        raise SharpeningError("every test image equals its blurred one: nothing can be measured")
     made = sum(pair.blurry is None for pair in images.pairs)
-    counts = {"images": int(count), "blurred_synthetically": made}
+    counts = {"images": len(images), "not_blurred": len(images) - int(count)}
+    counts |= {"blurred_synthetically": made}
     return counts | {n: t / count for n, t in zip(sums, totals, strict=True)}
 
 
@@ -1549,6 +1568,8 @@ def evaluate(config: Config, runtime: Runtime) -> dict[str, Any]:
 def print_table(result: dict[str, Any], names: Sequence[str]) -> None:
     """The figures of `evaluate` for people."""
     print(f"\n{result['images']} test images      PSNR dB     SSIM  worse than blurry")
+    if result["not_blurred"]:
+        print(f"  without {result['not_blurred']} that are not blurred: both images are equal")
     for name in names:
         print(f"  {name:<18} {result[f'psnr_{name}']:8.2f} {result[f'ssim_{name}']:8.4f}", end="")
         print("" if name == "blurry" else f"{100 * result[f'worse_{name}']:7.0f} %")
@@ -1600,34 +1621,6 @@ def build_optimizer(
     return torch.optim.Adam(parameters, config.learning_rate, (0.9, 0.99))
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How long a training is and what its steps consist of, over all processes."""
-
-    images: int
-    """Training images."""
-    draws: int
-    """Images drawn for one optimizer step."""
-    crops: int
-    """Crops of one optimizer step."""
-    per_epoch: int
-    """Optimizer steps of one epoch."""
-    epochs: int
-
-    @property
-    def steps(self) -> int:
-        return self.per_epoch * self.epochs
-
-    def differences(self, other: "Plan") -> str:
-        """What is not as in `other`, the length apart; "" if nothing."""
-        each = (
-            ("training images", self.images, other.images),
-            ("crops a step", self.crops, other.crops),
-            ("steps an epoch", self.per_epoch, other.per_epoch),
-        )
-        return ", ".join(f"{new} {what} instead of {old}" for what, new, old in each if new != old)
-
-
 def make_plan(config: Config, images: int, world: int) -> Plan:
     """The plan for a number of training images and of processes."""
     per_image, epochs = config.data.crops_per_image, config.train.epochs
@@ -1637,27 +1630,13 @@ def make_plan(config: Config, images: int, world: int) -> Plan:
 
 
 @dataclass
-class TrainState:
+class TrainState(Progress):
     """All that changes during training, and so all that a resumed run needs."""
 
     trainee: Trainee
     ema: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    step: int = 0
-    """Optimizer steps that were made."""
-    position: int = 0
-    """Steps of the plan that are done: `step`, until a resumed run has another plan."""
-    drawn: int = 0
-    """Images drawn from the training data, over all processes."""
-    evaluated: int = 0
-    """The last step after which the network was evaluated."""
-    best: float = -math.inf
-    unlogged: dict[str, float] = field(default_factory=dict)
-    """Sums of the loss terms since the last line of the log."""
-    plan: Plan | None = None
-
-    PROGRESS = ("step", "position", "drawn", "evaluated", "best", "unlogged")
 
     def payload(self, config: Config) -> dict[str, Any]:
         """What last.pth holds; like every checkpoint also `student` and `params`."""
@@ -1668,14 +1647,13 @@ class TrainState:
             optimizer=self.optimizer.state_dict(),
             scaler=self.scaler.state_dict(),
             config=config_to_dict(config),
-            plan=dataclasses.asdict(self.plan),
-            **{name: getattr(self, name) for name in self.PROGRESS},
+            **self.done(),
         )
 
     def restore(self, path: Path) -> None:
         """Go back to what last.pth holds."""
         payload = load_checkpoint(path)
-        needed = {"params", "ema", "projections", "optimizer", "scaler", "plan", *self.PROGRESS}
+        needed = {"params", "ema", "projections", "optimizer", "scaler", *self.done()}
         if missing := needed - payload.keys():
             raise SharpeningError(
                 f"{path} cannot be resumed, it lacks {', '.join(sorted(missing))}: give the folder "
@@ -1699,20 +1677,7 @@ class TrainState:
         self.optimizer.load_state_dict(payload["optimizer"])
         if payload["scaler"]:  # empty if the run was not in fp16
             self.scaler.load_state_dict(payload["scaler"])
-        self.plan = Plan(**payload["plan"])
-        for name in self.PROGRESS:
-            setattr(self, name, payload[name])
-
-    def follow(self, plan: Plan) -> str:
-        """Go on by `plan` after the same share of an epoch -> what is not as before, or ""."""
-        old, self.plan = self.plan or plan, plan
-        self.position = self.position * plan.per_epoch // old.per_epoch
-        return plan.differences(old)
-
-    def advance(self) -> None:
-        """Count one optimizer step."""
-        self.step, self.position = self.step + 1, self.position + 1
-        self.drawn += self.plan.draws
+        self.go_back(payload)
 
 
 def fresh_state(
@@ -1725,7 +1690,11 @@ def fresh_state(
     torch.manual_seed(config.train.seed)
     net, given = build(config), config.train.initial_weights
     if given and not config.resume:
-        load_strictly(net, network_weights(load_checkpoint(given)), given)
+        advice = (
+            "a student's sizes come with --train.initial-weights: leave out --size and --student; "
+            "of a file without sizes give them"
+        )
+        load_strictly(net, network_weights(load_checkpoint(given)), given, advice)
     trainee = Trainee(net, teacher if config.loss.feature else None)
     trainee = trainee.to(runtime.device, memory_format=torch.channels_last)
     ema = copy.deepcopy(trainee.net).eval().requires_grad_(False)
@@ -1761,12 +1730,8 @@ def prepare_training(
     state = fresh_state(config, teacher, runtime, build)
     if config.resume:
         state.restore(last)
-    if changes := state.follow(make_plan(config, len(dataset), runtime.world)):
-        done = state.position / state.plan.per_epoch
-        runtime.say(
-            f"resumed with {changes}: {done:.2f} of {config.train.epochs} epochs are done. The "
-            "learning rate goes on from there in its schedule; it is not scaled with the batch"
-        )
+    if change := state.follow(make_plan(config, len(dataset), runtime.world)):
+        runtime.say(change)
     if state.plan.steps <= config.train.warmup_steps:
         runtime.say(
             f"the training ends in its warm-up: it has {state.plan.steps} steps, and the learning "
@@ -1976,13 +1941,39 @@ MODES = {
 """Flag -> the modes that it is for, and what to do about it in another."""
 
 
+FOLDERS = ("root", "blurred_names", "sharp_names")
+"""Settings of `data` that, with those of `degradation`, say what the test images are."""
+
+
+def with_test_images_of(path: Path, default: Config) -> Config:
+    """`default` with the test images of the training that wrote the checkpoint `path`."""
+    stored = load_checkpoint(path).get("config")
+    if stored is None:
+        return default
+    run = stored_config(Config, stored, path)
+    default = DEMO if run.demo else default
+    names = {name: getattr(run.data, name) for name in FOLDERS}
+    data = dataclasses.replace(default.data, **names)
+    return dataclasses.replace(default, data=data, degradation=run.degradation)
+
+
+def differing(config: Config, other: Config) -> str:
+    """The settings of the test images that `config` has otherwise than `other`."""
+    ours, theirs = (
+        {f"data.{name}": getattr(each.data, name) for name in FOLDERS}
+        | {f"degradation.{k}": v for k, v in dataclasses.asdict(each.degradation).items()}
+        for each in (config, other)
+    )
+    return ", ".join(f"{name} {value}" for name, value in ours.items() if value != theirs[name])
+
+
 def default_config(arguments: Sequence[str]) -> Config:
-    """The defaults of a command line: --demo, --resume, --size, --train.initial-weights and
-    --teacher.no-enabled change those of the other flags."""
+    """The defaults of a command line: --demo, --resume, --evaluate, --size,
+    --train.initial-weights and --teacher.no-enabled change those of the other flags."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in ("--demo", "--resume"):
+    for flag in ("--demo", "--resume", "--evaluate"):
         parser.add_argument(flag, action="store_true")
-    for flag in ("--size", "--train.folder", "--train.initial-weights"):
+    for flag in ("--size", "--train.folder", "--train.initial-weights", "--checkpoint"):
         parser.add_argument(flag, flag.replace("-w", "_w"), dest=flag)
     parser.add_argument("--teacher.no-enabled", dest="untaught", action="store_true")
     given = vars(parser.parse_known_args(arguments)[0])
@@ -1998,6 +1989,12 @@ def default_config(arguments: Sequence[str]) -> Config:
         default = stored_config(Config, stored, folder / "last.pth")
         train = dataclasses.replace(default.train, folder=folder)  # it may have been copied
         default = dataclasses.replace(default, train=train)
+    elif given["evaluate"] and not given["demo"]:
+        folder = Path(given["--train.folder"] or default.train.folder)
+        train = dataclasses.replace(default.train, folder=folder)
+        wanted = given["--checkpoint"] and Path(given["--checkpoint"])
+        path = default_checkpoint(dataclasses.replace(default, checkpoint=wanted, train=train))
+        default = with_test_images_of(path, default)
     elif weights and "student" in (payload := load_checkpoint(Path(weights))):
         student = stored_config(StudentConfig, payload["student"], Path(weights))
         default = dataclasses.replace(default, student=student)
@@ -2017,6 +2014,10 @@ def read_config(arguments: Sequence[str] | None = None) -> Config:
         raise SystemExit(0)
     default = default_config(arguments)
     config = tyro.cli(Config, args=arguments, default=default, description=__doc__)
+    if config.evaluate:
+        stored, flags = differing(default, Config()) or "none", differing(config, default) or "none"
+        path = default_checkpoint(config)
+        print(f"settings of the test images: from {path}: {stored}; from flags: {flags}")
     mode = "--infer" if config.infer else "--evaluate" if config.evaluate else "training"
     for flag, (modes, advice) in MODES.items():
         if getattr(config, flag) != getattr(Config, flag) and mode not in modes:

@@ -1,12 +1,16 @@
 """Training that meets trouble. (Goes into the files of the sections.)"""
 
+import argparse
+import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import traceback
 
+import numpy as np
 import pytest
 import torch
 from conftest import changed, photo, save, write_pairs
@@ -310,3 +314,203 @@ def test_a_training_that_ends_in_its_warm_up_says_so(config, run, capsys):
     )
     run(changed(config, overwrite=True, train={"warmup_steps": 2}))
     assert "warm-up" not in capsys.readouterr().out
+
+
+# --- test_checkpoints: checkpoints of others
+
+
+def nested(path, value):
+    for name in reversed(path):
+        value = {name: value}
+    return value
+
+
+@pytest.mark.parametrize(
+    ("entries", "prefix"),
+    [
+        (["model"], ""),
+        (["net"], ""),
+        (["generator"], ""),
+        (["model_state_dict"], ""),
+        (["state_dict"], "net."),
+        (["params"], "_orig_mod."),
+        (["params"], "module.module."),
+        (["params"], "module._orig_mod."),
+        (["model", "state_dict"], "module.generator."),
+        ([], "model.net."),
+        (["params_ema"], ""),
+    ],
+)
+def test_weights_of_other_training_scripts_are_found(teacher_file, tmp_path, entries, prefix):
+    weights = script.load_checkpoint(teacher_file)["params"]
+    other = {f"{prefix}{name}": value for name, value in weights.items()}
+    payload = nested(entries, other)
+    path = tmp_path / "other.pth"
+    torch.save(payload | {"epoch": 3, "optimizer": {"state": {0: torch.zeros(2)}}}, path)
+    assert same(script.restormer_from_weights(path).state_dict(), weights)
+
+
+def test_what_an_average_and_a_lightning_module_save_beside_the_weights_is_left_out(
+    config, runtime, tmp_path
+):
+    student = script.SEUNet(config.student)
+    weights = student.state_dict()
+    average = torch.optim.swa_utils.AveragedModel(student).state_dict()
+    assert "n_averaged" in average
+    lightning = {f"net.{name}": value for name, value in weights.items()}
+    lightning |= {"vgg.0.weight": torch.ones(3), "loss.scale": torch.ones(1)}
+    for payload in ({"model": average}, {"state_dict": lightning}):
+        torch.save(payload, tmp_path / "given.pth")
+        begun = changed(config, train={"initial_weights": tmp_path / "given.pth"})
+        assert same(script.fresh_state(begun, None, runtime).trainee.net.state_dict(), weights)
+
+
+def test_a_network_whose_own_names_look_wrapped_keeps_them(tmp_path):
+    class Peer(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = torch.nn.Conv2d(3, 3, 1)
+
+    one, other = Peer(), Peer()
+    for prefix in ("", "module."):
+        weights = {f"{prefix}{name}": value for name, value in one.state_dict().items()}
+        script.load_strictly(other, weights, tmp_path / "peer.pth")
+        assert same(other.state_dict(), one.state_dict())
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        ({"best": np.float64(31.5)}, "scalar"),
+        ({"hyper_parameters": argparse.Namespace(width=3)}, "argparse.Namespace"),
+    ],
+)
+def test_a_file_with_more_than_weights_is_not_called_cut_short(tmp_path, more, named, zipped):
+    path = tmp_path / "more.pth"
+    weights = {"state_dict": {"a": torch.zeros(2)}}
+    torch.save(weights | more, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(SharpeningError, match=rf"more\.pth .*{named}.*save the weights") as caught:
+        script.load_checkpoint(path)
+    assert "cut short" not in str(caught.value)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "weights_only" not in shown.replace("weights_only=True)", "")
+    assert "likely succeed" not in shown
+
+
+@pytest.mark.parametrize("channels", [1, 6])
+def test_a_teacher_for_other_channels_is_named(teacher_file, tmp_path, channels):
+    weights = script.load_checkpoint(teacher_file)["params"]
+    first = "patch_embed.proj.weight"
+    weights[first] = torch.zeros(len(weights[first]), channels, 3, 3)
+    torch.save({"params": weights}, tmp_path / "grey.pth")
+    wanted = rf"grey\.pth .*{channels} channels.*have 3.*--teacher\.weights"
+    with pytest.raises(SharpeningError, match=wanted):
+        script.restormer_from_weights(tmp_path / "grey.pth")
+
+
+def test_initial_weights_of_other_sizes_name_the_flags(config, runtime, tmp_path):
+    given = tmp_path / "given.pth"
+    other = script.SEUNet(dataclasses.replace(config.student, width=8, max_width=16))
+    script.save_checkpoint(given, script.network_payload(other))
+    begun = changed(config, train={"initial_weights": given})
+    with pytest.raises(SharpeningError, match=r"given\.pth does not fit.*--size and --student"):
+        script.fresh_state(begun, None, runtime)
+
+
+# --- test_configuration
+
+
+def test_a_lowest_rate_above_the_highest_is_refused():
+    with pytest.raises(ValueError, match="lowest_rate .* must not exceed train.learning_rate"):
+        script.TrainConfig(learning_rate=1e-6, lowest_rate=1e-5)
+
+
+def evaluated_config(*flags):
+    return script.read_config(["--evaluate", *map(str, flags)])
+
+
+@pytest.mark.parametrize("name", ["best.pth", "last.pth", "student_model_ema_final_epoch_002.pth"])
+def test_an_evaluation_takes_the_test_images_of_the_run(config, run, tmp_path, capsys, name):
+    for split in ("train", "test"):
+        (config.data.root / split / "blurred").rename(config.data.root / split / "soft")
+    config = changed(config, data={"blurred_names": ("soft",)}, degradation={"motion": 0.5})
+    run(config)
+    capsys.readouterr()
+    used = evaluated_config("--checkpoint", config.train.folder / name)
+    shown = capsys.readouterr().out
+    assert used.data.root == config.data.root and used.data.blurred_names == ("soft",)
+    assert used.degradation == config.degradation
+    assert name in shown and f"data.root {config.data.root}" in shown
+    assert "degradation.motion 0.5" in shown and "from flags: none" in shown
+    used = evaluated_config("--train.folder", config.train.folder, "--data.root", tmp_path)
+    assert used.data.root == tmp_path and used.data.blurred_names == ("soft",)
+    assert f"from flags: data.root {tmp_path}" in capsys.readouterr().out
+
+
+def test_a_run_of_the_demo_is_evaluated_on_the_demo(config, tmp_path):
+    demo = dataclasses.replace(config, demo=True)
+    payload = script.network_payload(
+        script.SEUNet(config.student), config=script.config_to_dict(demo)
+    )
+    script.save_checkpoint(tmp_path / "demo.pth", payload)
+    assert evaluated_config("--checkpoint", tmp_path / "demo.pth").demo
+
+
+def test_a_checkpoint_without_settings_is_evaluated_by_the_flags(config, tmp_path, capsys):
+    path = tmp_path / "student.pth"
+    script.save_checkpoint(path, script.network_payload(script.SEUNet(config.student)))
+    used = evaluated_config("--checkpoint", path, "--degradation.motion", 0.25)
+    assert used.data == script.DataConfig() and used.degradation.motion == 0.25
+    shown = capsys.readouterr().out
+    assert "student.pth: none; from flags: degradation.motion 0.25" in shown
+
+
+def test_evaluate_measures_what_the_training_logged(config, run, runtime, capsys):
+    """The test images are the blurred ones of the run, not sharp ones blurred synthetically."""
+    run(config)
+    best = config.train.folder / "best.pth"
+    used = evaluated_config("--checkpoint", best, "--train.samples", config.train.samples)
+    used = changed(used, inference={"backend": "pytorch"})
+    images = script.EvaluationImages(script.split_pairs(used, "test"), used.degradation)
+    sharpen = script.Sharpener(script.load_student(best), runtime, used.inference)
+    result = script.evaluate_quality({"restored": sharpen}, images, runtime)
+    logged = [
+        line["test/psnr_restored"] for line in lines(config.train.folder) if "test/images" in line
+    ]
+    assert result["psnr_restored"] == pytest.approx(max(logged), abs=1e-9)
+
+
+# --- test_evaluation
+
+
+def test_images_that_are_not_blurred_are_counted_apart(config, runtime, capsys):
+    folder = config.data.root / "test"
+    images = script.EvaluationImages(script.split_pairs(config, "test"), config.degradation)
+    sharpen = script.Sharpener(Darken(), runtime, script.InferenceConfig(backend="pytorch"))
+    before = script.evaluate_quality({"darken": sharpen}, images, runtime)
+    assert (before["images"], before["not_blurred"]) == (3, 0)
+    for index in (7, 8):
+        for side in ("sharp", "blurred"):
+            save(folder / side / f"{index}.png", photo(40, 48, index))
+    images = script.EvaluationImages(script.split_pairs(config, "test"), config.degradation)
+    after = script.evaluate_quality({"darken": sharpen}, images, runtime)
+    assert (after["images"], after["not_blurred"]) == (5, 2)
+    for name in ("psnr_blurry", "psnr_darken", "ssim_darken", "worse_darken"):
+        assert after[name] == pytest.approx(before[name])
+    script.print_table(after, ("blurry", "darken"))
+    assert "without 2 that are not blurred" in capsys.readouterr().out
+
+
+def test_a_test_set_without_blur_cannot_be_measured(config, runtime):
+    folder = config.data.root / "test"
+    for path in (folder / "sharp").iterdir():
+        (folder / "blurred" / path.name).write_bytes(path.read_bytes())
+    images = script.EvaluationImages(script.split_pairs(config, "test"), config.degradation)
+    with pytest.raises(SharpeningError, match="equals its blurred one"):
+        script.evaluate_quality({}, images, runtime)
+
+
+class Darken(torch.nn.Module):
+    def forward(self, x):
+        return x * 0.9
