@@ -66,16 +66,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchmetrics.functional.image import structural_similarity_index_measure
 from tqdm import tqdm
 
-from sharpening import Limits, SharpeningError, __version__, check_limits
+from sharpening import SharpeningError, __version__
 from sharpening.checkpoints import (
     UNREADABLE,
-    config_to_dict,
     load_checkpoint,
     load_strictly,
     network_weights,
     reason,
     save_checkpoint,
-    stored_config,
     unwrapped,
 )
 from sharpening.file_inference import FileSettings, plan_jobs, sharpen_files
@@ -108,6 +106,7 @@ from sharpening.runtime import (
     start_runtime,
     thread_pool,
 )
+from sharpening.settings import Limits, check_limits, stored_config, to_dict
 from sharpening.synthetic_blur import DEMO_BLUR, DegradationConfig, degrade, generators_for
 
 HERE = Path(__file__).resolve().parent
@@ -736,7 +735,7 @@ class SEUNet(nn.Module):
 def network_payload(net: nn.Module, **more: Any) -> dict[str, Any]:
     """What a checkpoint of a network holds: its weights, and a student's settings, which rebuild
     it."""
-    settings = {"student": config_to_dict(net.config)} if isinstance(net, SEUNet) else {}
+    settings = {"student": to_dict(net.config)} if isinstance(net, SEUNet) else {}
     return {**settings, "params": net.state_dict(), **more}
 
 
@@ -1646,7 +1645,7 @@ class TrainState(Progress):
             projections=self.trainee.projections.state_dict(),
             optimizer=self.optimizer.state_dict(),
             scaler=self.scaler.state_dict(),
-            config=config_to_dict(config),
+            config=to_dict(config),
             **self.done(),
         )
 
@@ -1767,9 +1766,13 @@ def check_finite(losses: Sequence[Tensor], norm: Tensor, state: TrainState) -> N
 
 
 def train(
-    config: Config, runtime: Runtime, build: Callable[[Config], nn.Module] = build_network
+    config: Config,
+    runtime: Runtime,
+    build: Callable[[Config], nn.Module] = build_network,
+    load: Callable[..., Iterator[tuple[Tensor, ...]]] = training_batches,
 ) -> Path:
-    """The default mode: train the network that `build` makes -> path of the final checkpoint."""
+    """The default mode: train the network that `build` makes on the batches that `load` gives
+    -> path of the final checkpoint."""
     settings = config.train
     dataset, images, teacher, vgg, state = prepare_training(config, runtime, build)
     model = runtime.wrap(state.trainee, settings.compile)
@@ -1787,9 +1790,7 @@ def train(
         runtime.on_main(lambda: save_checkpoint(last, state.payload(config)))
 
     def evaluate_when_due() -> None:
-        ends = settings.evaluate_every * plan.per_epoch
-        due = state.position % ends == 0 or state.position == plan.steps
-        if due and state.evaluated < state.step:
+        if state.ends_epochs(settings.evaluate_every) and state.evaluated < state.step:
             with stop.interruptible():
                 evaluate_training(state, images, config, runtime, log)
             save()
@@ -1805,7 +1806,7 @@ def train(
     with (
         StopSignal(runtime) as stop,
         RunLog(settings.folder, last_step, state.step, *log_settings) as log,
-        contextlib.closing(training_batches(dataset, state.drawn, runtime)) as batches,
+        contextlib.closing(load(dataset, state.drawn, runtime)) as batches,
         stop.leaving(leave),
     ):
         evaluate_when_due()  # of given weights, or where the run was interrupted in an evaluation
@@ -1849,7 +1850,7 @@ def train(
                 evaluate_when_due()
 
     final = settings.folder / f"student_model_ema_final_epoch_{settings.epochs:03d}.pth"
-    payload = network_payload(state.ema, step=state.step, config=config_to_dict(config))
+    payload = network_payload(state.ema, step=state.step, config=to_dict(config))
     runtime.on_main(lambda: save_checkpoint(final, payload))
     runtime.say(f"final weights: {final}")
     return final
@@ -1870,7 +1871,7 @@ def evaluate_training(
         f"(blurry {result['ssim_blurry']:.4f})"
     )
     if (score := result["psnr_restored"]) > state.best:
-        more = {"step": state.step, "psnr": score, "config": config_to_dict(config)}
+        more = {"step": state.step, "psnr": score, "config": to_dict(config)}
         best = config.train.folder / "best.pth"
         runtime.on_main(lambda: save_checkpoint(best, network_payload(state.ema, **more)))
         state.best = score

@@ -1,12 +1,10 @@
 """Files of weights: written whole, read without running the code that they may hold, whoever wrote
-them. Also settings as the plain values that such files can hold."""
+them."""
 
-import dataclasses
 import io
 import pickle
 import re
 import struct
-import typing
 from pathlib import Path
 from typing import Any
 
@@ -32,41 +30,6 @@ def reason(error: BaseException) -> str:
     if isinstance(error, pickle.UnpicklingError):
         return "it is no file of weights"
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def config_from_dict(cls: type, values: dict[str, Any]) -> Any:
-    """The dataclass `cls` from what `config_to_dict` made of one; ValueError if it does not fit."""
-    kinds = typing.get_type_hints(cls)
-    if unknown := values.keys() - kinds.keys():
-        raise ValueError(f"{cls.__name__} has no setting {', '.join(sorted(unknown))}")
-
-    def restore(kind: Any, value: Any) -> Any:
-        if dataclasses.is_dataclass(kind):
-            return config_from_dict(kind, value)
-        value = tuple(value) if isinstance(value, list) else value  # JSON knows no tuples
-        return Path(value) if isinstance(value, str) and kind in (Path, Path | None) else value
-
-    return cls(**{name: restore(kinds[name], value) for name, value in values.items()})
-
-
-def stored_config(cls: type, values: dict[str, Any], path: Path) -> Any:
-    """`config_from_dict` of the settings in the checkpoint `path`."""
-    try:
-        return config_from_dict(cls, values)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise SharpeningError(
-            f"the settings in {path} do not fit this version of the script ({error}): use the "
-            "version that wrote it, or train again"
-        ) from error
-
-
-def config_to_dict(config: Any) -> dict[str, Any]:
-    """`dataclasses.asdict` with paths as strings, which `weights_only` checkpoints can hold."""
-
-    def plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        return {name: str(value) if isinstance(value, Path) else value for name, value in items}
-
-    return dataclasses.asdict(config, dict_factory=plain)
 
 
 def save_checkpoint(path: Path, payload: dict[str, Any]) -> None:

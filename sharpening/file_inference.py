@@ -22,7 +22,7 @@ import numpy as np
 from natsort import natsorted
 from tqdm import tqdm
 
-from sharpening import SharpeningError, check_limits
+from sharpening import SharpeningError
 from sharpening.media_files import (
     CONTAINERS,
     FOREIGN_PICTURES,
@@ -41,6 +41,7 @@ from sharpening.media_files import (
     written_layout,
 )
 from sharpening.runtime import SIDE_BY_SIDE, Runtime, prefetch, side_by_side, thread_pool
+from sharpening.settings import check_limits
 
 Sharpen = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 """Images of one size, (H, W, 3) uint8 or uint16 -> sharpened ones of the same size and type."""

@@ -75,6 +75,12 @@ class Progress:
             "the batch"
         )
 
+    def ends_epochs(self, count: int) -> bool:
+        """Whether a multiple of `count` epochs ends here, or the plan."""
+        return (
+            self.position % (count * self.plan.per_epoch) == 0 or self.position == self.plan.steps
+        )
+
     def advance(self) -> None:
         """Count one optimizer step."""
         self.step, self.position = self.step + 1, self.position + 1

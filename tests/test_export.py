@@ -8,6 +8,8 @@ import torch
 from conftest import TINY_STUDENT
 
 import main_sharpening_script as script
+from sharpening import SharpeningError, settings
+from sharpening.runtime import require_package
 from tools import export_onnx
 
 REASON = "export needs onnx, onnxscript and onnxruntime: pip install -r requirements-dev.txt"
@@ -54,8 +56,8 @@ def test_file_names_its_axes_checkpoint_and_settings_but_no_paths(exported, chec
     assert axes == ["batch", "", "height", "width"]
     notes = {item.key: item.value for item in model.metadata_props}
     assert notes["checkpoint"] == "tiny.pth" and "[0, 1]" in notes["input"]
-    settings = script.config_to_dict(script.load_student(checkpoint).config)
-    assert notes["student"] == json.dumps(settings)
+    stored = settings.to_dict(script.load_student(checkpoint).config)
+    assert notes["student"] == json.dumps(stored)
     assert str(script.HERE).encode() not in exported[0].read_bytes()
     assert model.opset_import[0].version == 18
 
@@ -69,7 +71,7 @@ def test_a_file_that_differs_is_refused_and_the_old_one_stays(
     monkeypatch.setattr(export_onnx, "differences", lambda net, path: {"1x5x3": 2e-4})
     output = tmp_path / "student.onnx"
     output.write_bytes(b"the old one")
-    with pytest.raises(script.SharpeningError, match="differs from PyTorch by 2.0e-04 at 1x5x3"):
+    with pytest.raises(SharpeningError, match="differs from PyTorch by 2.0e-04 at 1x5x3"):
         export_onnx.export(
             script.load_student(checkpoint), export_onnx.ExportConfig(checkpoint, output)
         )
@@ -77,5 +79,5 @@ def test_a_file_that_differs_is_refused_and_the_old_one_stays(
 
 
 def test_a_missing_package_is_named():
-    with pytest.raises(script.SharpeningError, match="no_such_package: pip install"):
-        script.need("no_such_package")
+    with pytest.raises(SharpeningError, match="no_such_package: pip install"):
+        require_package("no_such_package")

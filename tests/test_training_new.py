@@ -18,6 +18,7 @@ from conftest import changed, photo, save, write_pairs
 import main_sharpening_script as script
 from sharpening import SharpeningError
 from sharpening.runtime import Stopped, StopSignal
+from sharpening.settings import to_dict
 
 
 def weights(path):
@@ -450,9 +451,7 @@ def test_an_evaluation_takes_the_test_images_of_the_run(config, run, tmp_path, c
 
 def test_a_run_of_the_demo_is_evaluated_on_the_demo(config, tmp_path):
     demo = dataclasses.replace(config, demo=True)
-    payload = script.network_payload(
-        script.SEUNet(config.student), config=script.config_to_dict(demo)
-    )
+    payload = script.network_payload(script.SEUNet(config.student), config=to_dict(demo))
     script.save_checkpoint(tmp_path / "demo.pth", payload)
     assert evaluated_config("--checkpoint", tmp_path / "demo.pth").demo
 

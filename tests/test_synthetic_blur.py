@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from main_sharpening_script import (
+from sharpening import synthetic_blur
+from sharpening.synthetic_blur import (
     DegradationConfig,
-    Dice,
     camera_path,
     degrade,
     generators_for,
@@ -17,7 +17,7 @@ from main_sharpening_script import (
     warp,
 )
 
-MOTION = DegradationConfig(motion=1, video_call=0, faint_noise=(0, 0))
+MOTION = DegradationConfig(motion=1, video_call=0)
 CALL = DegradationConfig(motion=0, video_call=1)
 STILL = DegradationConfig(motion=0, video_call=0)
 
@@ -27,6 +27,12 @@ def sharp():
     """Eight images (8, 3, 40, 52) of coarse random texture."""
     coarse = torch.rand(8, 3, 10, 13, generator=torch.Generator().manual_seed(0))
     return torch.nn.functional.interpolate(coarse, (40, 52), mode="bicubic").clamp(0, 1)
+
+
+@pytest.fixture
+def no_noise(monkeypatch):
+    """Motion without the faint noise that is left of a sensor's."""
+    monkeypatch.setattr(synthetic_blur, "FAINT_NOISE", (0.0, 0.0))
 
 
 @pytest.mark.parametrize(
@@ -56,7 +62,7 @@ def test_nothing_drawn_leaves_the_stored_levels(sharp):
 
 
 @pytest.mark.parametrize("level", [0, 1, 127, 244, 255])
-def test_uniform_image_stays_uniform_under_motion(level):
+def test_uniform_image_stays_uniform_under_motion(level, no_noise):
     sharp = torch.full((6, 3, 33, 20), level / 255)
     assert torch.equal(degrade(sharp, generators_for(0, range(6)), MOTION), sharp)
 
@@ -78,7 +84,7 @@ def test_lens_blur_keeps_energy_and_widens_with_radius(gaussian):
 @pytest.mark.parametrize("length", [4.0, 12.0, 20.0])
 def test_path_has_its_length_and_rests_at_mid_exposure(length):
     for seed in range(20):
-        pose = camera_path(Dice(generators_for(seed, [0])[0]), 15, length, DegradationConfig())
+        pose = camera_path(generators_for(seed, [0])[0], 15, length)
         assert pose[:, :2].diff(dim=0).norm(dim=1).sum().item() == pytest.approx(length, rel=1e-4)
         assert pose[7].abs().max() == 0
         assert pose[:, 2:].abs().max() <= 0.3 * length
@@ -118,58 +124,58 @@ def test_light_is_the_inverse_of_values_and_spans_the_same_range(response):
 @pytest.mark.parametrize(
     ("response", "expected"), [(0.0, 0.5), (2.2, 0.5 ** (1 / 2.2)), (6.0, 0.885)]
 )
-def test_black_and_white_meet_in_linear_light(response, expected):
+def test_black_and_white_meet_in_linear_light(response, expected, no_noise, monkeypatch):
     """A chessboard averages to half the light: 0.5 stored as it is, 0.73 as with gamma 2.2."""
+    monkeypatch.setattr(synthetic_blur, "BEND", 0.0)
+    monkeypatch.setattr(synthetic_blur, "SWING", 0.0)
     sharp = torch.zeros(4, 3, 64, 64)
     sharp[..., ::2, ::2] = sharp[..., 1::2, 1::2] = 1
     config = DegradationConfig(
-        motion=1, video_call=0, faint_noise=(0, 0), response=(response, response), highlight=(0, 0),
-        length=(24, 24), spacing=(0.5, 0.5), object_chance=0, swing=0, bend=0,
+        motion=1, video_call=0, response=(response, response), highlight=(0, 0),
+        length=(24, 24), spacing=(0.5, 0.5), object_chance=0,
     )  # fmt: skip
     blurry = degrade(sharp, generators_for(0, range(4)), config)
     assert blurry.mean().item() == pytest.approx(expected, abs=0.01)
 
 
-def test_bright_light_draws_a_clipped_streak():
+def test_bright_light_draws_a_clipped_streak(no_noise):
     sharp = torch.full((1, 3, 64, 64), 0.2)
     sharp[..., 31:34, 31:34] = 1
     dim, bright = (
         degrade(sharp, generators_for(0, [0]), DegradationConfig(
             motion=1, video_call=0, length=(9, 9), highlight=(boost, boost), object_chance=0,
-            faint_noise=(0, 0),
         )) for boost in (0, 20)
     )  # fmt: skip
     assert (bright == 1).sum() > 2 * (dim == 1).sum() + 9
     assert bright.max() == 1 and (bright >= dim).all()
 
 
-def test_few_lights_are_much_brighter_than_white():
+def test_few_lights_are_much_brighter_than_white(no_noise, monkeypatch):
     sharp = torch.full((96, 3, 32, 32), 0.2)
     sharp[..., 14:18, 14:18] = 1
 
-    def streaks(**settings):
+    def streaks(top, power):
+        monkeypatch.setattr(synthetic_blur, "HIGHLIGHT_POWER", power)
         config = DegradationConfig(
-            motion=1, video_call=0, length=(9, 9), object_chance=0, faint_noise=(0, 0), **settings
+            motion=1, video_call=0, length=(9, 9), object_chance=0, highlight=(0, top)
         )
         return degrade(sharp, generators_for(0, range(96)), config).mean(dim=(1, 2, 3))
 
-    none, few, many = (
-        streaks(highlight=(0, top), highlight_power=power) - 0.2
-        for top, power in ((0, 1), (3, 10), (3, 1))
-    )
+    usual = synthetic_blur.HIGHLIGHT_POWER
+    none, few, many = (streaks(*drawn) - 0.2 for drawn in ((0, 1), (3, usual), (3, 1)))
     assert (many > 1.1 * none).float().mean() > 0.7
     assert 0.05 < (few > 1.1 * none).float().mean() < 0.4
 
 
 def test_object_changes_the_motion_and_rests_when_nothing_moves(sharp):
     config = DegradationConfig(object_chance=1, length_power=1)
-    moved = move(sharp[0], Dice(generators_for(2, [0])[0]), (12.0, 12.0), config)
+    moved = move(sharp[0], generators_for(2, [0])[0], (12.0, 12.0), config)
     alone = DegradationConfig(object_chance=0, length_power=1)
     assert not torch.allclose(
-        moved, move(sharp[0], Dice(generators_for(2, [0])[0]), (12.0, 12.0), alone), atol=1e-3
+        moved, move(sharp[0], generators_for(2, [0])[0], (12.0, 12.0), alone), atol=1e-3
     )
     assert torch.allclose(
-        move(sharp[0], Dice(torch.Generator()), (0.0, 0.0), config), sharp[0], atol=1e-5
+        move(sharp[0], torch.Generator(), (0.0, 0.0), config), sharp[0], atol=1e-5
     )
 
 

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Every figure, table and picture of README, docs/SPEED.md and docs/INFERENCE.md. Needs a quiet machine, 4 GB and hours.
+# $1: real pairs to validate on (blurred/ and sharp/); $2: sharp photographs (sharp/); $3: a data set of real pairs to
+# train on; $4: weights of a Restormer of the released size; $5: real pairs of a GoPro scene.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+pairs=${1:?real pairs} sharp=${2:?sharp photographs} data=${3:?a data set} weights=${4:?a Restormer} gopro=${5:?GoPro pairs}
+time python main_sharpening_script.py --demo
+bash recipes/validation.sh "$pairs" "$sharp"
+bash recipes/pictures.sh
+bash recipes/benchmarks.sh
+bash recipes/training_rate.sh "$data" "$weights" --steps 20
+bash recipes/variants.sh model_checkpoints/student_pretrained.pth "$pairs" "$gopro"
+bash recipes/nafnet.sh "$data" "$pairs" "$gopro" "$sharp" 1
+bash recipes/pareto.sh runs/nafnet_seed_1
+# peak memory of --infer on 100 megapixels, and the published Restormer's time against ours
+python -m pytest -m slow -s -k "100_megapixels or 1_7_times"
