@@ -313,10 +313,10 @@ def test_a_signal_ends_it_within_a_second_and_the_recording_is_whole(clip, tmp_p
         assert process.poll() is None
     begun = time.monotonic()
     process.send_signal(number)
-    output, _ = process.communicate(timeout=20)
-    took = time.monotonic() - begun
-    assert process.returncode == 0 and "frames shown" in output
-    assert took < 1.5  # a second and what a busy machine adds to the end of a process
+    while "frames shown" not in process.stdout.readline():  # written when all is released
+        assert process.poll() is None
+    assert time.monotonic() - begun < 1
+    assert process.wait(timeout=30) == 0
     with av.open(str(target)) as container:
         assert sum(1 for _ in container.decode(video=0)) > 3
     assert list(tmp_path.iterdir()) == [target]
