@@ -342,6 +342,12 @@ def test_it_steps_down_until_the_rate_holds_and_stays():
     assert [level for _, level in changes] == [1, 2] and changes[-1][0] < 10
 
 
+def test_half_of_the_rate_is_enough_to_stay_on():
+    control = RateControl(24)
+    changes = drive(control, lambda level: (0.4, 0.15, 0.07, 0.001)[level], 60)
+    assert [level for _, level in changes] == [1, 2]
+
+
 def test_it_switches_off_where_nothing_holds_and_tries_again_ever_less_often():
     control = RateControl(24)
     changes = drive(control, lambda level: 0.2 if level < OFF else 0.001, 300)

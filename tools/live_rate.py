@@ -51,9 +51,8 @@ class Meter(Output):
         self.seconds, self.begun, self.notes = seconds, 0.0, []
 
     def show(self, frame: Frame) -> None:
-        now = time.monotonic()
+        now, memory = time.monotonic(), memory_line("VmRSS") / 2**20
         self.begun = self.begun or now
-        memory = memory_line("VmRSS") / 2**20
         self.notes.append((now - self.begun, 1000 * (now - frame.captured), memory))
 
     def pressed(self) -> str:
@@ -65,22 +64,21 @@ class Meter(Output):
         for start in np.linspace(UNCOUNTED, self.seconds, parts, endpoint=False):
             inside = [note[1:] for note in self.notes if start <= note[0] < start + length]
             late, memory = np.array(inside).reshape(-1, 2).T
-            typical, slow = np.quantile(late, (0.5, 0.9)) if inside else (np.nan, np.nan)
-            row = {"from_s": start, "fps": len(inside) / length, "latency_ms": typical}
-            rows.append(row | {"latency_ms_p90": slow, "mib": max(memory, default=0)})
+            row = {"from_s": start, "fps": len(inside) / length, "latency_ms": np.median(late)}
+            row |= {"latency_ms_p90": np.quantile(late, 0.9), "mib": max(memory)} if inside else {}
+            rows.append(row)
         return rows
 
 
 def write_clip(path: Path, size: tuple[int, int], rate: int, seconds: int = 4) -> None:
-    width, height = size
-    wide = demo_frame(height, width + 2 * rate * seconds)
+    wide = demo_frame(size[1], size[0] + 2 * rate * seconds)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=rate, options={"tune": "fastdecode"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for index in range(rate * seconds):
-            view = np.ascontiguousarray(wide[:, 2 * index : 2 * index + width])
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        for left in range(0, 2 * rate * seconds, 2):
+            view = np.ascontiguousarray(wide[:, left : left + size[0]])
             container.mux(stream.encode(av.VideoFrame.from_ndarray(view)))
-        container.mux(stream.encode(None))
+        container.mux(stream.encode())
 
 
 def main(config: LiveRateConfig) -> None:
@@ -95,7 +93,7 @@ def main(config: LiveRateConfig) -> None:
     result = dataclasses.asdict(config) | under | {"rows": meter.rows()}
     for row in result["rows"]:
         print(", ".join(f"{name} {value:.1f}" for name, value in row.items()))
-    print(json.dumps(result | {"level": report.level, "report": str(report)}))
+    print(json.dumps(result | dataclasses.asdict(report)))
 
 
 if __name__ == "__main__":
