@@ -28,7 +28,7 @@ Sections, in the order in which they run:
 
 What the system stands on is in the package `sharpening`: devices and processes (runtime), folders
 and crops (image_pairs), worker processes (loading), synthetic_blur, muon, run_log,
-openvino_backend, and pictures and videos as files (file_inference, media_files).
+openvino_backend, pictures and videos as files (file_inference, media_files), and live.
 """
 
 import argparse
