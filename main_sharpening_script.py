@@ -175,8 +175,10 @@ class DegradationConfig:
     motion: float = 0.75
     """Probability that an image gets camera and object motion alone, as in GoPro and REDS."""
     video_call: float = 0.20
-    """Probability of a video call: lens blur, motion, noise, rescaling, JPEG, each by its chance.
-    What motion and video_call leave stays sharp."""
+    """Probability of a video call: lens blur, motion, noise, scaling, JPEG, each by its chance."""
+    moving_object: float = 0.0
+    """Probability of an object, cut from another image, that moves in front of a background at
+    rest. What motion, video_call and moving_object leave stays as it is."""
     length: tuple[float, float] = (0.0, 24.0)
     """Length of a motion path, pixels. Up to 40 is seen in 1280 x 720 frames, but a student that is
     shown as much learns to leave images alone (a fifth of the gain, see MODEL_CARD)."""
@@ -224,6 +226,18 @@ class DegradationConfig:
     """Probability of compression in a video call."""
     jpeg_quality: tuple[int, int] = (30, 95)
     """JPEG quality, 1 to 100: below 30 the blocks hide what could be restored."""
+    rest_chance: float = 0.25
+    """Probability that a moving object rests after all: a portrait that needs no change."""
+    background_chance: float = 0.5
+    """Probability that the background of a moving object is out of focus. It stays so in the
+    target, because such a blur is intended."""
+    soft_chance: float = 0.0
+    """Probability that any other image is softened, in its target as well: parts that are out of
+    focus beside sharp ones, or all of it slightly, half of them compressed."""
+    soft_radius: tuple[float, float] = (1.0, 8.0)
+    """Radius of the lens blur that stays in the target, pixels."""
+    soft_quality: tuple[int, int] = (60, 95)
+    """JPEG quality of a soft target, 1 to 100: high, because its artefacts are not removed."""
 
     def __post_init__(self) -> None:
         for setting in dataclasses.fields(self):
@@ -235,17 +249,17 @@ class DegradationConfig:
                 )
             if setting.name.endswith("chance") and high > 1:
                 raise ValueError(f"{setting.name} is a probability, at most 1: {value}")
-        if self.motion + self.video_call > 1 + 1e-9:
-            raise ValueError(
-                f"motion + video_call must not exceed 1: {self.motion + self.video_call}"
-            )
-        for name in ("spacing", "length_power", "response_power", "highlight_power", "lens_radius"):
+        if (share := self.motion + self.video_call + self.moving_object) > 1 + 1e-9:
+            raise ValueError(f"motion + video_call + moving_object must not exceed 1: {share}")
+        above = "spacing length_power response_power highlight_power lens_radius soft_radius"
+        for name in above.split():
             if np.min(getattr(self, name)) <= 0:
                 raise ValueError(f"{name} must be above 0: {getattr(self, name)}")
         if self.rescale[0] < 1:
             raise ValueError(f"rescale reduces, so its factors are at least 1: {self.rescale}")
-        if not 1 <= self.jpeg_quality[0] <= self.jpeg_quality[1] <= 100:
-            raise ValueError(f"jpeg_quality must lie within 1 and 100: {self.jpeg_quality}")
+        for name in ("jpeg_quality", "soft_quality"):
+            if not 1 <= getattr(self, name)[0] <= getattr(self, name)[1] <= 100:
+                raise ValueError(f"{name} must lie within 1 and 100: {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -1123,7 +1137,11 @@ def prepare_batch(
     blurry, sharp, *taught = (t.to(device, non_blocking=True).float() / 255 for t in images)
     if (which := (keys >= 0).nonzero()[:, 0]).numel():
         generators = generators_for(config.train.seed, keys[which].tolist())
-        blurry[which.to(device)] = degrade(sharp[which.to(device)], generators, config.degradation)
+        others = sharp.roll(config.data.crops_per_image, dims=0)  # of another photograph
+        which = which.to(device)
+        blurry[which], sharp[which] = degrade(
+            sharp[which], generators, config.degradation, others[which]
+        )
     blurry = blurry.contiguous(memory_format=torch.channels_last)
     return blurry, sharp, taught[0] if taught else None
 
@@ -1149,8 +1167,8 @@ class TestImages(Dataset):
             return SharpeningError(f"{path} is smaller than SSIM's window of 11 pixels: remove it")
         if self.pairs[index].blurry is None:
             image = torch.from_numpy(sharp).permute(2, 0, 1)[None].float() / 255
-            image = degrade(image, generators_for(2**31, [index]), self.config.degradation)
-            blurry = (image[0] * 255).round().byte().permute(1, 2, 0).numpy()
+            images = degrade(image, generators_for(2**31, [index]), self.config.degradation)
+            blurry, sharp = ((i[0] * 255).round().byte().permute(1, 2, 0).numpy() for i in images)
         return index, blurry, sharp
 
 
@@ -1248,6 +1266,12 @@ def soft_mask(dice: Dice, H: int, W: int) -> Tensor:
     return torch.sigmoid((field - dice.uniform(-0.3, 0.8)) * dice.uniform(8, 40))
 
 
+def frame_count(length: float, dice: Dice, config: DegradationConfig) -> int:
+    """Frames that are averaged over a path of `length` pixels: odd, at least GoPro's 7."""
+    half = math.ceil(length / dice.uniform(*config.spacing) / 2)
+    return 2 * min(max(half, 3), 24) + 1
+
+
 def move(
     light: Tensor, dice: Dice, lengths: tuple[float, float], config: DegradationConfig
 ) -> Tensor:
@@ -1255,8 +1279,7 @@ def move(
     _, H, W = light.shape
     with_object = dice.chance(config.object_chance)
     drawn = [dice.uniform(*lengths, config.length_power) for _ in range(2)]
-    half = math.ceil(max(drawn[: 1 + with_object]) / dice.uniform(*config.spacing) / 2)
-    frames = 2 * min(max(half, 3), 24) + 1  # odd, at least GoPro's 7
+    frames = frame_count(max(drawn[: 1 + with_object]), dice, config)
     radius = max(128.0, math.hypot(H, W) / 2)
     camera, thing = (
         homographies(camera_path(dice, frames, length, config), radius) for length in drawn
@@ -1270,6 +1293,36 @@ def move(
             seen = torch.lerp(seen, front[:, :3], front[:, 3:])
         total += seen.sum(dim=0)
     return total / frames
+
+
+def move_in_front(
+    background: Tensor, layer: Tensor, dice: Dice, config: DegradationConfig
+) -> Tensor:
+    """Exposure of the linear-light `background` (3, H, W), at rest, while an object moves in front
+    of it. `layer` (4, H, W) is the object's light and opacity."""
+    length = 0.0 if dice.chance(config.rest_chance) else dice.uniform(*config.length)
+    frames = frame_count(length, dice, config)
+    path = camera_path(dice, frames, length, config)
+    matrices = homographies(path, max(128.0, math.hypot(*background.shape[1:]) / 2))
+    total = torch.zeros_like(background)
+    for part in matrices.split(8):  # bounds the memory
+        front = warp(layer, part)
+        total += torch.lerp(background, front[:, :3], front[:, 3:]).sum(dim=0)
+    return total / frames
+
+
+def soften(image: Tensor, dice: Dice, config: DegradationConfig) -> Tensor:
+    """`image` (3, H, W) out of focus in parts, or slightly in all of it; half are compressed.
+
+    What students used to change most in sharp photographs were their slightly soft parts.
+    """
+    everywhere, (low, high) = dice.chance(0.4), config.soft_radius
+    radius = low * dice.uniform(0.5, 1.5) if everywhere else dice.uniform(low, high, 2.0)
+    soft = lens_blur(image, radius, gaussian=dice.chance(0.5))
+    mask = soft_mask(dice, *image.shape[1:]).to(image.device)
+    image = soft if everywhere else torch.lerp(image, soft, mask)
+    quality = round(dice.uniform(*config.soft_quality))
+    return jpeg(image, quality) if dice.chance(0.5) else image
 
 
 def lens_blur(image: Tensor, radius: float, gaussian: bool) -> Tensor:
@@ -1321,45 +1374,70 @@ def to_levels(image: Tensor) -> Tensor:
     return (image * 255).round().clamp(0, 255)
 
 
-def degrade_image(sharp: Tensor, dice: Dice, config: DegradationConfig) -> Tensor:
+def degrade_image(
+    sharp: Tensor, other: Tensor, dice: Dice, config: DegradationConfig
+) -> tuple[Tensor, Tensor]:
     """`degrade` for one image (3, H, W): lens, motion, exposure, noise, then the transmission."""
     kind = dice.uniform()
-    if kind >= config.motion + config.video_call:
-        return sharp
-    call = kind >= config.motion
+    in_front = 0 <= kind - config.motion - config.video_call < config.moving_object
+    if config.soft_chance and not in_front and dice.chance(config.soft_chance):
+        sharp = soften(sharp, dice, config)
+    if kind >= config.motion + config.video_call and not in_front:
+        return sharp, sharp
+    call = kind >= config.motion and not in_front
     response = dice.uniform(*config.response, config.response_power)
-    light = to_light(sharp, response)
-    clipped = ((sharp - 0.96) / 0.04).clamp(0, 1)  # 0.96: only what the camera may have clipped
-    light = light * (1 + clipped * dice.uniform(*config.highlight, config.highlight_power))
+    brightest = dice.uniform(*config.highlight, config.highlight_power)
+    light = to_clipped_light(sharp, response, brightest)
     if call and dice.chance(config.lens_chance):
         light = lens_blur(light, dice.uniform(*config.lens_radius), gaussian=dice.chance(0.5))
-    if dice.chance(config.call_motion_chance if call else 1.0):
+    if in_front:
+        if dice.chance(config.background_chance):
+            radius = dice.uniform(*config.soft_radius)
+            light = lens_blur(light, radius, gaussian=dice.chance(0.5))
+        mask = soft_mask(dice, *sharp.shape[1:]).to(light.device)
+        front = to_clipped_light(other, response, brightest)
+        sharp = to_values(torch.lerp(light, front, mask).clamp(0, 1), response)
+        light = move_in_front(light, torch.cat([front, mask]), dice, config)
+    elif dice.chance(config.call_motion_chance if call else 1.0):
         light = move(light, dice, config.call_length if call else config.length, config)
     image = to_values(light.clamp(0, 1), response)
     deviation = dice.uniform(*(config.noise if call else config.faint_noise))
     if deviation and dice.chance(config.noise_chance if call else 1.0):
         shot = dice.uniform()
         image = image + dice.noise_like(image) * deviation * (1 - shot + shot * image).sqrt()
-    return transmit(image.clamp(0, 1), dice, config) if call else image
+    return (transmit(image.clamp(0, 1), dice, config) if call else image), sharp
+
+
+def to_clipped_light(sharp: Tensor, response: float, brightest: float) -> Tensor:
+    """Stored values -> light, with what was clipped `brightest` above white (1)."""
+    clipped = ((sharp - 0.96) / 0.04).clamp(0, 1)  # 0.96: only what the camera may have clipped
+    return to_light(sharp, response) * (1 + clipped * brightest)
 
 
 @torch.no_grad()
 def degrade(
-    sharp: Tensor, generators: Sequence[torch.Generator], config: DegradationConfig
-) -> Tensor:
-    """Blurred version of `sharp` (B, 3, H, W), float32 in [0, 1], rounded to 8-bit levels.
+    sharp: Tensor,
+    generators: Sequence[torch.Generator],
+    config: DegradationConfig,
+    others: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(blurry, sharp), made from `sharp` (B, 3, H, W) in [0, 1]: float32, rounded to 8-bit levels.
 
-    Image i depends on sharp[i], generators[i] and config alone, so a batch may be split over
+    The returned sharp image differs from the given one where an object of `others` (B, 3, H, W;
+    None: the images themselves, mirrored) stands in front of it, and where it was softened. Image i
+    depends on sharp[i], others[i], generators[i] and config alone, so a batch may be split over
     processes at will. The frames of one exposure are rendered together on the device of `sharp`;
     parameters are drawn on the CPU, and only JPEG waits for the device. Call it outside autocast.
     """
     if len(generators) != len(sharp):
         raise ValueError(f"{len(sharp)} images need as many generators, got {len(generators)}")
-    images = [
-        degrade_image(image, Dice(generator), config)
-        for image, generator in zip(sharp, generators, strict=True)
+    others = sharp.flip(3) if others is None else others
+    pairs = [
+        degrade_image(image, other, Dice(generator), config)
+        for image, other, generator in zip(sharp, others, generators, strict=True)
     ]
-    return to_levels(torch.stack(images)) / 255
+    blurry, sharp = (to_levels(torch.stack(images)) / 255 for images in zip(*pairs, strict=True))
+    return blurry, sharp
 
 
 # --------------------------------------------------------------------------------------------------

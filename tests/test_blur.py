@@ -1,5 +1,7 @@
 """Synthetic blur: where the light goes, what a seed fixes, and which settings are refused."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -20,6 +22,17 @@ from main_sharpening_script import (
 MOTION = DegradationConfig(motion=1, video_call=0, faint_noise=(0, 0))
 CALL = DegradationConfig(motion=0, video_call=1)
 STILL = DegradationConfig(motion=0, video_call=0)
+IN_FRONT = DegradationConfig(
+    motion=0, video_call=0, moving_object=1, faint_noise=(0, 0), rest_chance=0
+)
+SOFT = DegradationConfig(motion=0, video_call=0, soft_chance=1)
+
+
+def blurred(sharp, generators, config):
+    """What `degrade` makes of images whose targets stay as they are."""
+    blurry, target = degrade(sharp, generators, config)
+    assert torch.equal(target, (sharp.detach() * 255).round() / 255)
+    return blurry
 
 
 @pytest.fixture
@@ -33,10 +46,10 @@ def sharp():
     "config", [DegradationConfig(), MOTION, CALL], ids=["mix", "motion", "call"]
 )
 def test_image_depends_on_its_generator_and_not_on_its_batch(sharp, config):
-    whole = degrade(sharp, generators_for(3, range(8)), config)
-    parts = [degrade(sharp[i : i + 1], generators_for(3, [i]), config) for i in range(8)]
+    whole = blurred(sharp, generators_for(3, range(8)), config)
+    parts = [blurred(sharp[i : i + 1], generators_for(3, [i]), config) for i in range(8)]
     assert torch.equal(whole, torch.cat(parts))
-    assert not torch.equal(whole, degrade(sharp, generators_for(4, range(8)), config))
+    assert not torch.equal(whole, blurred(sharp, generators_for(4, range(8)), config))
     assert not torch.equal(whole, sharp)
 
 
@@ -51,14 +64,14 @@ def test_generators_are_fixed_by_seed_and_index():
 
 def test_nothing_drawn_leaves_the_stored_levels(sharp):
     assert torch.equal(
-        degrade(sharp, generators_for(0, range(8)), STILL), (sharp * 255).round() / 255
+        blurred(sharp, generators_for(0, range(8)), STILL), (sharp * 255).round() / 255
     )
 
 
 @pytest.mark.parametrize("level", [0, 1, 127, 244, 255])
 def test_uniform_image_stays_uniform_under_motion(level):
     sharp = torch.full((6, 3, 33, 20), level / 255)
-    assert torch.equal(degrade(sharp, generators_for(0, range(6)), MOTION), sharp)
+    assert torch.equal(blurred(sharp, generators_for(0, range(6)), MOTION), sharp)
 
 
 @pytest.mark.parametrize("gaussian", [False, True])
@@ -126,7 +139,7 @@ def test_black_and_white_meet_in_linear_light(response, expected):
         motion=1, video_call=0, faint_noise=(0, 0), response=(response, response), highlight=(0, 0),
         length=(24, 24), spacing=(0.5, 0.5), object_chance=0, swing=0, bend=0,
     )  # fmt: skip
-    blurry = degrade(sharp, generators_for(0, range(4)), config)
+    blurry = blurred(sharp, generators_for(0, range(4)), config)
     assert blurry.mean().item() == pytest.approx(expected, abs=0.01)
 
 
@@ -134,7 +147,7 @@ def test_bright_light_draws_a_clipped_streak():
     sharp = torch.full((1, 3, 64, 64), 0.2)
     sharp[..., 31:34, 31:34] = 1
     dim, bright = (
-        degrade(sharp, generators_for(0, [0]), DegradationConfig(
+        blurred(sharp, generators_for(0, [0]), DegradationConfig(
             motion=1, video_call=0, length=(9, 9), highlight=(boost, boost), object_chance=0,
             faint_noise=(0, 0),
         )) for boost in (0, 20)
@@ -151,7 +164,7 @@ def test_few_lights_are_much_brighter_than_white():
         config = DegradationConfig(
             motion=1, video_call=0, length=(9, 9), object_chance=0, faint_noise=(0, 0), **settings
         )
-        return degrade(sharp, generators_for(0, range(96)), config).mean(dim=(1, 2, 3))
+        return blurred(sharp, generators_for(0, range(96)), config).mean(dim=(1, 2, 3))
 
     none, few, many = (
         streaks(highlight=(0, top), highlight_power=power) - 0.2
@@ -173,19 +186,55 @@ def test_object_changes_the_motion_and_rests_when_nothing_moves(sharp):
     )
 
 
+def test_object_moves_in_front_of_a_background_at_rest(sharp):
+    config = dataclasses.replace(IN_FRONT, background_chance=0, length=(12, 12), response=(0, 0))
+    black, white = torch.zeros_like(sharp), torch.full_like(sharp, 0.9)
+    blurry, target = degrade(black, generators_for(0, range(8)), config, white)
+    covered, touched = target.amax(1), blurry.amax(1)
+    assert 0.1 < (covered > 0.45).float().mean() < 0.7
+    assert (touched == 0).any() and (touched[covered == 0] > 0).any()  # its trail, and no further
+    assert (blurry - target).abs().mean() > 0.01
+    assert (blurry - target).mean().abs() < 0.01  # no light comes or goes
+
+
+def test_background_out_of_focus_is_so_in_the_target(sharp):
+    config = dataclasses.replace(IN_FRONT, background_chance=1, length=(0, 0), soft_radius=(3, 3))
+    blurry, target = degrade(sharp, generators_for(0, range(8)), config, sharp)
+    assert torch.equal(blurry, target)
+    assert target.diff(dim=3).abs().mean() < 0.9 * sharp.diff(dim=3).abs().mean()
+
+
+def test_object_that_rests_changes_nothing(sharp):
+    resting = dataclasses.replace(IN_FRONT, rest_chance=1)
+    blurry, target = degrade(sharp, generators_for(0, range(8)), resting, sharp.roll(1, 0))
+    assert torch.equal(blurry, target)
+    assert not torch.equal(target, (sharp * 255).round() / 255)
+
+
+def test_softness_stays_in_the_target(sharp):
+    blurry, target = degrade(sharp, generators_for(0, range(8)), SOFT)
+    assert torch.equal(blurry, target)
+    assert target.diff(dim=3).abs().mean() < sharp.diff(dim=3).abs().mean()
+    moving = dataclasses.replace(MOTION, soft_chance=1)
+    blurry, target = degrade(sharp, generators_for(0, range(8)), moving)
+    assert not torch.equal(blurry, target) and not torch.equal(target, (sharp * 255).round() / 255)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (2, 3), (17, 31), (33, 8)])
-@pytest.mark.parametrize("config", [MOTION, CALL], ids=["motion", "call"])
+@pytest.mark.parametrize(
+    "config", [MOTION, CALL, IN_FRONT, SOFT], ids=["motion", "call", "in front", "soft"]
+)
 def test_any_size_gives_levels_of_the_same_shape(size, config):
     sharp = torch.rand(6, 3, *size, generator=torch.Generator().manual_seed(1))
-    blurry = degrade(sharp, generators_for(0, range(6)), config)
-    assert blurry.shape == sharp.shape and blurry.dtype == torch.float32
-    assert blurry.min() >= 0 and blurry.max() <= 1
-    assert torch.equal(blurry, (blurry * 255).round() / 255)
+    for image in degrade(sharp, generators_for(0, range(6)), config):
+        assert image.shape == sharp.shape and image.dtype == torch.float32
+        assert image.min() >= 0 and image.max() <= 1
+        assert torch.equal(image, (image * 255).round() / 255)
 
 
 def test_no_gradient_and_the_device_of_the_input():
     sharp = torch.rand(2, 3, 16, 16, requires_grad=True)
-    blurry = degrade(sharp, generators_for(0, range(2)), CALL)
+    blurry = blurred(sharp, generators_for(0, range(2)), CALL)
     assert not blurry.requires_grad and blurry.device == sharp.device
 
 
@@ -198,6 +247,7 @@ def test_each_image_needs_a_generator(sharp):
     ("settings", "message"),
     [
         ({"motion": 0.8, "video_call": 0.3}, "motion .* video_call"),
+        ({"motion": 0.8, "video_call": 0.1, "moving_object": 0.2}, "moving_object"),
         ({"motion": -0.1}, "motion"),
         ({"jpeg_chance": 1.5}, "jpeg_chance"),
         ({"length": (9.0, 3.0)}, "length"),
@@ -207,6 +257,8 @@ def test_each_image_needs_a_generator(sharp):
         ({"rescale": (0.5, 2.0)}, "rescale"),
         ({"jpeg_quality": (0, 50)}, "jpeg_quality"),
         ({"jpeg_quality": (50, 101)}, "jpeg_quality"),
+        ({"soft_quality": (50, 101)}, "soft_quality"),
+        ({"soft_radius": (0.0, 1.0)}, "soft_radius"),
     ],
 )
 def test_impossible_settings_are_refused(settings, message):

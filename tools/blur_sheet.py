@@ -68,7 +68,7 @@ def synthetic_row(sharp: np.ndarray, first: int, config: SheetConfig) -> list[np
     """The crop and its blurred versions."""
     image = torch.from_numpy(sharp.copy()).permute(2, 0, 1).float() / 255
     generators = generators_for(config.seed, range(first, first + config.columns))
-    batch = degrade(image.repeat(config.columns, 1, 1, 1), generators, config.degradation)
+    batch, _ = degrade(image.repeat(config.columns, 1, 1, 1), generators, config.degradation)
     blurred = (batch * 255).round().byte().permute(0, 2, 3, 1).numpy()
     return [sharp, *blurred]
 
