@@ -19,7 +19,7 @@ from PIL import Image
 from stress_corpus import make_stress_corpus, make_video
 
 import main_sharpening_script as script
-import media_files
+from sharpening import file_inference, media_files
 
 
 def make_student(config=TINY_STUDENT, strength: float = 1e-3) -> script.SEUNet:
@@ -61,7 +61,7 @@ def sharpen(tmp_path):
 
 def targets_of(folder: Path) -> dict[Path, Path]:
     """Source -> path of its result below the output folder, of all that could be planned."""
-    plan = media_files.plan_jobs(folder, folder.with_name("elsewhere"))
+    plan = file_inference.plan_jobs(folder, folder.with_name("elsewhere"))
     return {job.source: job.target.relative_to(folder.with_name("elsewhere")) for job in plan.jobs}
 
 

@@ -21,8 +21,9 @@ import tifffile
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 from stress_corpus import make_stress_corpus, make_video
 
-import media_files
-from media_files import MediaError, Plan, plan_jobs, read_picture, transform_video, write_picture
+from sharpening import media_files
+from sharpening.file_inference import Plan, plan_jobs
+from sharpening.media_files import MediaError, read_picture, transform_video, write_picture
 
 EXTENSION = {"JPEG2000": "jp2", "TIFF": "tif"}
 WRITTEN = [(name, layout) for name, held in media_files.WRITABLE.items() for layout in held]
@@ -583,8 +584,8 @@ def test_wrong_shapes_are_the_callers_mistake(tmp_path):
 
 def output_alone(code: str, folder: Path) -> str:
     """What `code` prints in a process of its own, where `m` is media_files, working in `folder`."""
-    environment = os.environ | {"PYTHONPATH": str(Path(media_files.__file__).parent)}
-    command = [sys.executable, "-c", "import media_files as m\n" + code]
+    environment = os.environ | {"PYTHONPATH": str(Path(media_files.__file__).parents[1])}
+    command = [sys.executable, "-c", "from sharpening import media_files as m\n" + code]
     run = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=True
     )

@@ -23,7 +23,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import main_sharpening_script as script
-from media_files import replaced_when_done
+from sharpening.media_files import atomic_write
 from tools.common import run_tool
 
 WEIGHTS = {"feature": 1.0, "kl": 0.01, "ssim": 10.0, "frequency": 1.0}
@@ -102,7 +102,7 @@ def kept_result(folder: Path, work: Callable[[], dict[str, float]]) -> dict[str,
     done = folder / "result.json"
     if not done.exists():
         result = work()
-        with replaced_when_done(done) as temporary:  # half a file would count as finished
+        with atomic_write(done) as temporary:  # half a file would count as finished
             temporary.write_text(json.dumps(result))
     return json.loads(done.read_text())
 

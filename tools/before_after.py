@@ -18,7 +18,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import main_sharpening_script as script
-from media_files import replaced_when_done
+from sharpening.media_files import atomic_write
 from tools.common import any_camera, run_tool
 
 BLURS = {
@@ -82,7 +82,7 @@ def main(config: SheetConfig) -> None:
             axis.set_title(title, fontsize=9)
             axis.axis("off")
         figures.append({"blur": blur, "before": before, "after": after})
-    with replaced_when_done(config.output) as temporary:
+    with atomic_write(config.output) as temporary:
         figure.savefig(temporary, dpi=110)
     print(json.dumps({"picture": str(config.output), "rows": figures}))
 

@@ -23,7 +23,7 @@ from main_sharpening_script import (  # noqa: E402
     psnr,
     read_rgb,
 )
-from media_files import replaced_when_done  # noqa: E402
+from sharpening.media_files import atomic_write  # noqa: E402
 from tools.common import run_tool, spread  # noqa: E402
 
 
@@ -93,7 +93,7 @@ def main(config: SheetConfig) -> None:
     for y, row in enumerate(rows):
         strip = np.concatenate(row, axis=1)
         sheet[y * config.crop : (y + 1) * config.crop, : strip.shape[1]] = strip
-    with replaced_when_done(config.out) as temporary:
+    with atomic_write(config.out) as temporary:
         Image.fromarray(sheet).save(temporary)
     quartiles = [round(q, 2) for q in np.percentile(values, [25, 50, 75]).tolist()]
     print(json.dumps({"sheet": str(config.out), "psnr_quartiles": quartiles}))

@@ -19,7 +19,6 @@ from main_sharpening_script import (
     SharpeningError,
     find_pairs,
 )
-from media_files import MediaError
 
 Item = TypeVar("Item")
 
@@ -32,7 +31,7 @@ def exit_status(work: Callable[[], Any]) -> int:
     reason that the user can mend."""
     try:
         return work() or 0
-    except (SharpeningError, MediaError) as error:
+    except SharpeningError as error:
         tqdm.write(f"error: {error}", file=sys.stderr)
         return 1
 

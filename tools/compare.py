@@ -23,7 +23,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from main_sharpening_script import IMAGE_SUFFIXES, SharpeningError, psnr, read_rgb, ssim
-from media_files import replaced_when_done
+from sharpening.media_files import atomic_write
 from tools.common import run_tool
 
 SIDES = ("before", "after")
@@ -156,7 +156,7 @@ def main(config: CompareConfig) -> None:
         summary=f"{count}{', mean: ' * bool(means)}{in_words(means, config.names)}",
         figures="".join(figures),
     )
-    with replaced_when_done(config.output) as temporary:
+    with atomic_write(config.output) as temporary:
         temporary.write_text(page)
     print(f"{'image':<32}", *(f"{key:>12}" for key in keys))
     for name, row in {**rows, "mean": means}.items():

@@ -26,7 +26,7 @@ from main_sharpening_script import (
     need,
     parameters,
 )
-from media_files import replaced_when_done
+from sharpening.media_files import atomic_write
 from tools.common import run_tool
 
 # (batch, height, width): a pixel, a line, less than the padding, a multiple of it, odd, several.
@@ -103,7 +103,7 @@ def export(net: nn.Module, config: ExportConfig) -> dict[str, float]:
         "student": json.dumps(config_to_dict(net.config)),
     }
     model = to_onnx(net, config.opset, **notes)
-    with replaced_when_done(config.output) as temporary:
+    with atomic_write(config.output) as temporary:
         temporary.write_bytes(model.SerializeToString())
         found = differences(net, temporary)
         size, worst = max(found.items(), key=lambda item: item[1])

@@ -27,7 +27,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import main_sharpening_script as script
-from media_files import replaced_when_done
+from sharpening.media_files import atomic_write
 from tools.common import run_tool
 from tools.machine import conditions, peak_memory
 
@@ -138,7 +138,7 @@ def main(config: GrowthConfig) -> None:
         slopes[kind] = slope([(r[kind], r["seconds"]) for r in panels[kind]], SLOPE_FROM[kind])
         shown = "unknown" if slopes[kind] is None else f"{slopes[kind]:.3f}"
         print(f"exponent of time from {SLOPE_FROM[kind]} {kind} on: {shown}\n")
-    with replaced_when_done(config.out) as temporary:
+    with atomic_write(config.out) as temporary:
         draw(panels, slopes).savefig(temporary, dpi=150)
     result = {"checkpoint": config.checkpoint.name, "backend": config.backend, **panels}
     result |= {"slopes": slopes, "plot": str(config.out)}

@@ -23,6 +23,9 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import main_sharpening_script as script  # noqa: E402
+from sharpening.image_pairs import find_pairs, read_pair  # noqa: E402
+from sharpening.runtime import start_runtime  # noqa: E402
+from sharpening.synthetic_blur import jpeg, lens_blur, to_levels  # noqa: E402
 from tools.common import run_tool  # noqa: E402
 from tools.validation_table import named_folders  # noqa: E402
 
@@ -53,8 +56,8 @@ def tone_shift(image: np.ndarray, sharp: np.ndarray) -> float:
 def soft_and_compressed(sharp: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(compressed, soft) versions of a sharp image."""
     image = torch.from_numpy(sharp).permute(2, 0, 1).float() / 255
-    soft = script.to_levels(script.lens_blur(image, SOFT_RADIUS, gaussian=False)) / 255
-    images = script.jpeg(soft, SOFT_QUALITY), soft
+    soft = to_levels(lens_blur(image, SOFT_RADIUS, gaussian=False)) / 255
+    images = jpeg(soft, SOFT_QUALITY), soft
     return tuple((i * 255).round().byte().permute(1, 2, 0).numpy() for i in images)
 
 
@@ -79,28 +82,24 @@ def summary(rows: list[dict[str, float]]) -> dict[str, float]:
 
 def sets(config: HarmConfig) -> Iterator[tuple[str, list[tuple[np.ndarray, np.ndarray]]]]:
     """(name, pairs of blurry and sharp images) of each set."""
-    data = script.DataConfig()
+    names = script.DataConfig().blurred_names, script.DataConfig().sharp_names
     for name, folder in named_folders(config.pairs):
-        yield name, [script.read_pair(pair)[:2] for pair in script.find_pairs(folder, data)]
+        yield name, [read_pair(pair)[:2] for pair in find_pairs(folder, *names)]
     for name, folder in named_folders(config.sharp):
-        pairs = script.find_pairs(folder, data)
-        images = [script.read_pair(dataclasses.replace(p, blurry=None))[1] for p in pairs]
+        pairs = find_pairs(folder, *names)
+        images = [read_pair(dataclasses.replace(p, blurry=None))[1] for p in pairs]
         yield name, [(image, image) for image in images]
         yield f"{name}, soft and compressed", [soft_and_compressed(image) for image in images]
 
 
 def main(config: HarmConfig) -> None:
-    results, base = {}, script.Config(device=config.device)
-    with script.start_runtime(base) as runtime:
-        nets = {str(path): script.load_student(path) for path in config.checkpoints}
+    results = {}
+    with start_runtime(config.device) as runtime:
+        students = {str(path): script.Sharpener.load(path, runtime) for path in config.checkpoints}
         for name, images in sets(config):
             rows = {"blurry": [measured(blurry, blurry, sharp) for blurry, sharp in images]}
-            for path, net in nets.items():
-                net = net.to(runtime.device)
-                rows[path] = [
-                    measured(script.sharpen_image(net, b, runtime, base.infer_config), b, s)
-                    for b, s in images
-                ]
+            for path, sharpen in students.items():
+                rows[path] = [measured(sharpen(b), b, s) for b, s in images]
             results[name] = {path: summary(each) for path, each in rows.items()}
             print_set(name, results[name])
     print(json.dumps(results))

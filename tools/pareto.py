@@ -17,7 +17,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from main_sharpening_script import SharpeningError, need
-from media_files import replaced_when_done
+from sharpening.media_files import atomic_write
 from tools.common import run_tool
 
 
@@ -90,7 +90,7 @@ def draw(points: list[dict[str, Any]], title: str) -> Any:
 
 def main(config: ParetoConfig) -> None:
     points = read_points(config.measured)
-    with replaced_when_done(config.output) as temporary:
+    with atomic_write(config.output) as temporary:
         draw(points, config.title).savefig(temporary, dpi=150)
     best = frontier(points)
     print(f"{'name':<28} {'ms':>9} {'PSNR dB':>8}  unbeaten")

@@ -27,7 +27,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import main_sharpening_script as script
-import media_files
+from sharpening import media_files
 from tools.common import run_tool
 from tools.machine import conditions
 

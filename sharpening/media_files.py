@@ -1,12 +1,10 @@
-"""Images and videos read and written as they are: the files' side of inference, without networks.
+"""Images and videos, read and written as they are. Nothing here knows a network.
 
     picture = read_picture("holiday.jpg")                 # upright, (H, W, 3) uint8 or uint16
     write_picture(picture, sharpen(picture.rgb), "out/holiday.jpg")
-
-    plan = plan_jobs("photos", "sharp")                   # what to do, in natural order
     report = transform_video("clip.mp4", "sharp/clip.mp4", sharpen_frames)
 
-Read from top to bottom: errors and tables, pictures in, pictures out, planning a run, video.
+Read from top to bottom: errors and tables, reading pictures, writing pictures, video.
 
 Every failure that belongs to one file is a `MediaError`, so a caller can go on with the next
 file. Everything is written under a hidden temporary name in the target's folder, flushed to disk
@@ -20,19 +18,20 @@ import re
 import struct
 import uuid
 import zlib
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import accumulate, chain
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
+from typing import BinaryIO, Literal
 
 import av
 import numpy as np
 from av.video.reformatter import Interpolation
-from natsort import natsorted
 from PIL import Image, ImageCms, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
+
+from sharpening import SharpeningError
 
 # ----------------------------------------------------------------------------------------------
 # Errors and tables
@@ -100,7 +99,7 @@ VIDEO_SUFFIXES = frozenset(CONTAINERS) | {
 MEDIA_SUFFIXES = VIDEO_SUFFIXES | set(IMAGE_FORMATS) | set(FOREIGN_PICTURES)
 
 
-class MediaError(Exception):
+class MediaError(SharpeningError):
     """One file cannot be read or written. The message says which, why, and what to do.
 
     `path` and `reason` are the two halves of the message. Bytes of a file name that are not
@@ -113,8 +112,14 @@ class MediaError(Exception):
         self.path, self.reason = Path(path), reason
 
 
+def unreachable(path: str | Path, error: OSError) -> MediaError:
+    """The error for a path in a locked folder, or for a name that is too long."""
+    advice = "shorten the name" if error.errno == errno.ENAMETOOLONG else "change its permissions"
+    return MediaError(path, f"cannot be reached ({error.strerror}): {advice}")
+
+
 @contextmanager
-def replaced_when_done(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`; renamed to it if the block succeeds, removed if not.
 
     The temporary name keeps the suffix but not the stem, which may already be as long as a file
@@ -541,7 +546,7 @@ def write_picture(
     except DECODER_ERRORS as error:
         reason = f"cannot be written as {name} ({error}): choose another format"
         raise MediaError(path, reason) from error
-    with replaced_when_done(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         file.write(encoded)
 
 
@@ -679,185 +684,6 @@ def _save_tiff_of_16_bits(file: BinaryIO, pixels: np.ndarray, options: dict) -> 
 
 
 # ----------------------------------------------------------------------------------------------
-# Planning a run
-# ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Job:
-    """One file to make from one file."""
-
-    source: Path
-    target: Path
-    kind: Literal["image", "video"]
-
-
-class Plan(NamedTuple):
-    """What there is to do, in natural order, and what is left out and why."""
-
-    jobs: list[Job]
-    finished: list[Job]
-    """Targets that exist; a target only gets its name when it is complete."""
-    problems: list[MediaError]
-    """Files that look like media and cannot become jobs: to be reported as failures."""
-    ignored: list[Path]
-    """Files in a folder that are neither images nor videos by their extension: no failures."""
-
-
-def plan_jobs(
-    source: str | Path, output: str | Path, *, format: str | None = None, overwrite: bool = False
-) -> Plan:
-    """Jobs for an image, a video or a folder (with all its folders, their structure kept).
-
-    Within a folder the extension decides what is media (what then cannot be decoded fails when
-    read); a file given by name is taken for an image unless it ends like a video. Pictures known
-    but not read (`FOREIGN_PICTURES`) are problems, hidden files are passed over in silence.
-    `format` (an extension) applies to images; videos keep their container where it holds H.264,
-    else become .mkv. Sources that would meet in one target are told apart by their extension,
-    a.png and a.jpg becoming a_png.webp and a_jpg.webp.
-
-    Raises `MediaError` if there is no such source, if `output` cannot be a folder, or if the
-    outputs would be read as inputs. What concerns one file only is among the problems instead.
-    """
-    source, output = Path(source), Path(output)
-    if format is not None:
-        format_name(format)
-    try:
-        if not source.exists():
-            raise MediaError(source, "no such file or folder: check the path")
-        _refuse_file_for_folder(output)
-    except OSError as error:
-        raise _unreachable(error.filename, error) from error
-    problems, ignored = [], []
-    if source.is_dir():
-        _refuse_nested(source, output)
-        files = list(_media_files(source, output, problems, ignored))
-        root = source
-    else:
-        files, root = [source], source.parent
-    files = _without_foreign(files, problems)
-    targets = _distinct_targets(files, root, output, format)
-    if source.is_dir():
-        for folder in dict.fromkeys(target.parent for target in targets):
-            _refuse_nested(source, folder)
-    jobs, finished = [], []
-    for path, target in zip(files, targets, strict=True):
-        job = Job(path, target, "video" if path.suffix.lower() in VIDEO_SUFFIXES else "image")
-        try:
-            if problem := _problem_of(job, format):
-                problems.append(problem)
-            else:
-                (finished if target.exists() and not overwrite else jobs).append(job)
-        except OSError as error:
-            problems.append(_unreachable(error.filename, error))
-    return Plan(jobs, finished, problems, ignored)
-
-
-def _without_foreign(files: list[Path], problems: list) -> list[Path]:
-    """The files that can be read; pictures of `FOREIGN_PICTURES` join the problems."""
-    kept = []
-    for path in files:
-        if path.suffix.lower() in FOREIGN_PICTURES:
-            advice = "convert it to JPEG, or to TIFF or PNG with 16 bits, first"
-            problems.append(MediaError(path, f"{path.suffix[1:].upper()} is not read: {advice}"))
-        else:
-            kept.append(path)
-    return kept
-
-
-def _unreachable(path: str | Path, error: OSError) -> MediaError:
-    """For what the file system will not even look at, in a locked folder or by an endless name."""
-    advice = "shorten the name" if error.errno == errno.ENAMETOOLONG else "change its permissions"
-    return MediaError(path, f"cannot be reached ({error.strerror}): {advice}")
-
-
-def _refuse_file_for_folder(output: Path) -> None:
-    nearest = next(each for each in (output, *output.parents) if os.path.lexists(each))
-    if not nearest.is_dir():
-        reason = "" if nearest == output else f"cannot be made, since {nearest} "
-        raise MediaError(output, f"{reason}is a file, not a folder: choose another output")
-
-
-def _refuse_nested(source: Path, output: Path) -> None:
-    # not `resolve`, which raises RuntimeError for a link to itself; that job fails when written
-    inside, outside = (Path(os.path.realpath(each)) for each in (output, source))
-    if inside == outside or outside in inside.parents:
-        reason = f"lies in the input folder {source} and would be read again: choose another"
-        raise MediaError(output, reason)
-
-
-def _media_files(
-    folder: Path, output: Path, problems: list, ignored: list, above: tuple[Path, ...] = ()
-) -> Iterator[Path]:
-    """Media files below `folder`; a linked folder that leads back to its parents is not entered."""
-    real = folder.resolve()
-    if real in above:
-        return
-    _refuse_nested(folder, output)
-    try:
-        entries = natsorted(sorted(folder.iterdir()), key=lambda path: path.name)
-    except OSError as error:
-        problems.append(MediaError(folder, f"folder cannot be read ({error.strerror})"))
-        return
-    for path in entries:
-        if path.name.startswith("."):
-            continue
-        try:
-            is_folder = path.is_dir()
-        except OSError as error:
-            problems.append(_unreachable(path, error))
-            continue
-        if is_folder:
-            yield from _media_files(path, output, problems, ignored, (*above, real))
-        elif path.suffix.lower() in MEDIA_SUFFIXES:
-            yield path
-        else:
-            ignored.append(path)
-
-
-def _distinct_targets(
-    files: list[Path], root: Path, output: Path, format: str | None
-) -> list[Path]:
-    """One target per file, no two alike, the same in every run over the same files."""
-    plain = [
-        output / path.relative_to(root).with_suffix(_new_suffix(path, format)) for path in files
-    ]
-    shared = Counter(plain)
-    taken = {target for target, count in shared.items() if count == 1}
-    targets = []
-    for path, target in zip(files, plain, strict=True):
-        if shared[target] > 1:
-            stem = f"{target.stem}_{path.suffix[1:]}"
-            while (target := target.with_name(stem + target.suffix)) in taken:
-                stem += "_"
-            taken.add(target)
-        targets.append(target)
-    return targets
-
-
-def _new_suffix(path: Path, format: str | None) -> str:
-    suffix = path.suffix.lower()
-    if suffix in VIDEO_SUFFIXES:
-        return path.suffix if suffix in CONTAINERS else ".mkv"
-    return "." + format.lower().lstrip(".") if format else path.suffix
-
-
-def _problem_of(job: Job, format: str | None) -> MediaError | None:
-    """Why a job cannot be done, as far as that shows without opening the file."""
-    if not job.source.is_file():
-        reason = "a link that leads nowhere" if job.source.is_symlink() else "not a regular file"
-        return MediaError(job.source, f"{reason}: replace it by the file itself")
-    name = IMAGE_FORMATS.get(job.source.suffix.lower())
-    if job.kind == "image" and not format and name and name not in WRITABLE:
-        return MediaError(job.source, f"{name} cannot be written: choose a format such as png")
-    if job.target.is_dir():
-        return MediaError(job.target, "is a folder: move it away or choose another output")
-    if job.target.exists() and job.target.samefile(job.source):
-        return MediaError(job.target, "is the source itself: choose another output folder")
-    return None
-
-
-# ----------------------------------------------------------------------------------------------
 # Video
 # ----------------------------------------------------------------------------------------------
 
@@ -920,7 +746,7 @@ def transform_video(
     if target.suffix.lower() not in CONTAINERS:
         choices = " ".join(CONTAINERS)
         raise MediaError(target, f"this container is not written: use one of {choices}")
-    with _opened_video(source) as container, replaced_when_done(target) as temporary:
+    with _opened_video(source) as container, atomic_write(target) as temporary:
         job = _Transcoding(source, container)
         with av.open(f"file:{temporary}", "w", format=CONTAINERS[target.suffix.lower()]) as result:
             return job.run(result, transform, {"crf": str(crf), "preset": preset}, progress)
@@ -942,7 +768,7 @@ def _opened_video(source: Path) -> Iterator[av.container.InputContainer]:
             source, f"not a sound video ({error.strerror}): get a sound copy"
         ) from error
     except OSError as error:
-        raise _unreachable(source, error) from error
+        raise unreachable(source, error) from error
     with container:
         yield container
 

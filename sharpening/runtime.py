@@ -1,0 +1,277 @@
+"""Where and how tensors are computed: device, precision, seeds, processes, threads.
+
+`start_runtime` makes the one `Runtime` of a run. Everything about several processes, autocast and
+torch.compile is in here, so that the training loop does not show it.
+"""
+
+import contextlib
+import ctypes
+import functools
+import importlib
+import itertools
+import os
+import platform
+import shlex
+import shutil
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as futures_wait
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from tqdm import tqdm
+
+from sharpening import SharpeningError
+
+# --------------------------------------------------------------------------------------------------
+# Device, precision, processes
+# --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The device and autocast type of a run, and this process among the others."""
+
+    device: torch.device
+    dtype: torch.dtype
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def precision(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def device_name(self) -> str:
+        """The name of the GPU, or the number of CPU threads in use."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return f"cpu, {torch.get_num_threads()} threads"
+
+    def autocast(self) -> torch.autocast:
+        enabled = self.dtype != torch.float32
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=enabled)
+
+    def compiled(self, module: nn.Module, **settings: Any) -> nn.Module:
+        """`module` through torch.compile: for the first size it meets, then for all sizes.
+
+        Raises `SharpeningError` where the compiler that this needs is missing: C++ for a CPU, C for
+        a GPU.
+        """
+        on_cpu, setting = self.device.type == "cpu", os.environ.get
+        names = [setting("CXX") or "g++"] if on_cpu else [setting("CC") or "gcc", "clang"]
+        if not any(shutil.which(shlex.split(name)[0]) for name in names):
+            raise SharpeningError(
+                f"torch.compile needs the compiler {names[0]}, which is not installed: install it, "
+                "or leave out --train.compile and --inference.backend compiled"
+            )
+        return torch.compile(module, **settings)
+
+    def wrap(self, module: nn.Module, compiled: bool) -> nn.Module:
+        """`module`, compiled if asked; with several processes its gradients are averaged."""
+        module = self.compiled(module) if compiled else module
+        return nn.parallel.DistributedDataParallel(module) if self.world > 1 else module
+
+    def accumulating(self, model: nn.Module, more: bool) -> contextlib.AbstractContextManager:
+        """While `more` backward passes follow before the step, gradients are not yet averaged."""
+        return model.no_sync() if self.world > 1 and more else contextlib.nullcontext()
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        """Sum of each value over the processes."""
+        if self.world == 1:
+            return list(values)
+        summed = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(summed)
+        return summed.tolist()
+
+    def on_main(self, work: Callable[[], None]) -> None:
+        """Do `work` in the first process; the others wait until it is done."""
+        if self.is_main:
+            work()
+        if self.world > 1:
+            dist.barrier()
+
+    def synchronize(self) -> None:
+        """Wait until the device has finished, so that a clock measures the work."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def say(self, text: str) -> None:
+        """Print a line once, above the progress bars."""
+        if self.is_main:
+            tqdm.write(text)
+
+
+@contextlib.contextmanager
+def start_runtime(
+    device: str = "auto", precision: str = "auto", seed: int = 0
+) -> Iterator[Runtime]:
+    """Device, process group (under torchrun) and seeds; on leaving, the group is closed.
+
+    `device`: auto, cpu or cuda; `precision`: auto, fp32, bf16 or fp16.
+    """
+    tune_malloc()
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    place = pick_device(device)
+    torch.manual_seed(seed)
+    torch.backends.cudnn.deterministic = True  # a resumed run equals an unbroken one
+    torch.backends.cudnn.allow_tf32 = False  # SSIM subtracts squares: 10 bits are too few
+    if world > 1:
+        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    try:
+        yield Runtime(place, pick_dtype(precision, place), rank, world)
+    finally:
+        if world > 1:
+            dist.destroy_process_group()
+
+
+def default_runtime() -> Runtime:
+    """One process on the best device, in the precision that suits it."""
+    device = pick_device("auto")
+    return Runtime(device, pick_dtype("auto", device))
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto" (a GPU if there is one), "cpu" or "cuda" -> this process's device."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        if not torch.cuda.is_available():
+            raise SharpeningError("PyTorch finds no GPU (or is its CPU build): use --device cpu")
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        torch.cuda.set_device(name)
+    return torch.device(name)
+
+
+def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Autocast type for `precision`; auto: bf16 where the hardware has it, else fp16 on a GPU and
+    fp32 on a CPU."""
+    if precision != "auto":
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16
+    onednn = torch.backends.mkldnn.is_available()
+    native = onednn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def tune_malloc() -> None:
+    """Let glibc keep freed memory for the next layer instead of returning it to the kernel.
+
+    Returned memory must be cleared again, which costs up to 1.18 times the time. Up to 128 MiB are
+    kept, in blocks of up to 32 MiB (glibc's limit). All threads share one arena: with an arena each
+    100 megapixels take 0.6 GB more. Variables MALLOC_... in the environment have priority.
+    """
+    if platform.libc_ver()[0] != "glibc" or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    trim_threshold, mmap_threshold, arena_max = -1, -3, -8  # their numbers in malloc.h
+    libc = ctypes.CDLL(None)
+    libc.mallopt(trim_threshold, 128 * 2**20)
+    libc.mallopt(mmap_threshold, 32 * 2**20)
+    libc.mallopt(arena_max, 1)
+
+
+def require_package(package: str) -> Any:
+    """An optional package, imported, or an error that says how to install it."""
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise SharpeningError(
+            f"this needs the package {error.name}: pip install -r requirements-dev.txt"
+        ) from error
+
+
+class StopSignal:
+    """Turns Ctrl-C and SIGTERM into a question that a loop asks between its steps."""
+
+    def __init__(self, runtime: Runtime):
+        self.runtime, self.number = runtime, 0
+
+    def __enter__(self) -> "StopSignal":
+        kinds = (signal.SIGINT, signal.SIGTERM)
+        self.previous = {kind: signal.signal(kind, self.note) for kind in kinds}
+        return self
+
+    def note(self, number: int, frame: Any) -> None:
+        self.number = number
+
+    def __exit__(self, *error: Any) -> None:
+        for kind, handler in self.previous.items():
+            signal.signal(kind, handler)
+
+    def wanted(self) -> bool:
+        """Whether any process was told to stop. All processes get the same answer."""
+        return self.runtime.total([self.number])[0] > 0
+
+
+# --------------------------------------------------------------------------------------------------
+# Threads
+# --------------------------------------------------------------------------------------------------
+
+SIDE_BY_SIDE = 2
+"""Pictures, tiles or frames computed at the same time on a CPU, each on its share of the cores.
+PyTorch is then 1.27 times as fast as with all cores on one picture, whose threads wait for each
+other in every layer; OpenVINO is 1.05 to 1.2 times as fast."""
+
+
+def limit_threads(count: int) -> None:
+    """Let PyTorch use `count` threads in the calling thread, whatever other threads set later."""
+    torch.get_num_threads()  # a thread's first question resets it to what any thread set last
+    torch.set_num_threads(count)
+
+
+@contextlib.contextmanager
+def thread_pool(threads: int, cores: int | None = None) -> Iterator[ThreadPoolExecutor]:
+    """Threads that compute on `cores` each (None: PyTorch's choice). On leaving, work that has
+    begun is finished and no more begins, whatever the reason."""
+    begin = functools.partial(limit_threads, cores) if cores else None
+    pool = ThreadPoolExecutor(threads, initializer=begin)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def side_by_side(runtime: Runtime, wanted: int = SIDE_BY_SIDE) -> Iterator[ThreadPoolExecutor]:
+    """Threads that call a network at the same time and share the cores of the calling thread:
+    `wanted` of them, fewer where there are fewer cores, and one for a GPU."""
+    cores = torch.get_num_threads()
+    count = min(wanted, cores) if runtime.device.type == "cpu" else 1
+    try:
+        with thread_pool(count, cores // count) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(cores)  # a new thread starts with the number that was set last
+
+
+def prefetch(
+    pool: ThreadPoolExecutor,
+    work: Callable[[Any], Any],
+    items: Iterable[Any],
+    depth: Callable[[], int],
+) -> Iterator[tuple[Any, Future]]:
+    """Each item with the finished future of work(item), in order. While the caller uses one,
+    `depth()` later ones are in progress."""
+    items, in_progress = iter(items), deque()
+
+    def begin(count: int) -> None:
+        missing = max(0, count - len(in_progress))
+        in_progress.extend((i, pool.submit(work, i)) for i in itertools.islice(items, missing))
+
+    begin(max(1, depth()))
+    while in_progress:
+        item, future = in_progress.popleft()
+        futures_wait([future])
+        begin(depth())
+        yield item, future
+        begin(1)
