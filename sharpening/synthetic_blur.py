@@ -214,11 +214,10 @@ def warp(images: Tensor, matrices: Tensor) -> Tensor:
     y = torch.arange(H, device=device)[:, None] - (H - 1) / 2
     m = matrices.reshape(B * T, 3, 3) * torch.tensor([2 / W, 2 / H, 1])[:, None]
     m = m.to(device)[..., None, None]
-    # addcmul, not matmul, which TF32 would round; few operations, as each waits for its launch
-    rows = (
+    # not matmul, which TF32 would round; few operations, because a GPU launches each by itself
+    u, v, w = (
         torch.addcmul(torch.addcmul(m[:, i, 2], m[:, i, 1], y), m[:, i, 0], x) for i in range(3)
     )
-    u, v, w = rows
     grid = torch.stack([u, v], dim=-1) / w[..., None]  # (BT, H, W, 2)
     frames = images[:, None].expand(B, T, C, H, W).reshape(B * T, C, H, W)
     seen = F.grid_sample(frames, grid, padding_mode="reflection", align_corners=False)
@@ -267,7 +266,8 @@ def average_frames(
     """Exposure of linear-light images (B, 3, H, W) while camera and object move.
 
     `front` (B, 3, H, W) is what the objects are cut from. All images are rendered together,
-    `at_once` frames of each at a time; images with fewer frames than others drop out.
+    `at_once` frames of each at a time. They are sorted by their numbers of frames, so that those
+    which still have frames come first.
     """
     order = sorted(range(len(motions)), key=lambda i: -len(motions[i].camera))
     motions = [motions[i] for i in order]
@@ -303,16 +303,18 @@ def soften(image: Tensor, generator: torch.Generator, config: DegradationConfig)
 
     What students used to change most in sharp photographs were their slightly soft parts.
     """
-    everywhere, (low, high) = chance(generator, 0.4), config.soft_radius
+    low, high = config.soft_radius
+    everywhere = chance(generator, 0.2)
     if everywhere:
         radius = low * uniform(generator, 0.5, 1.5)
     else:
         radius = uniform(generator, low, high, 2.0)
     soft = lens_blur(image, radius, gaussian=chance(generator, 0.5))
-    mask = soft_mask(generator, *image.shape[1:]).to(image.device)
-    image = soft if everywhere else torch.lerp(image, soft, mask)
-    quality = round(uniform(generator, *config.soft_quality))
-    return jpeg(image, quality) if chance(generator, 0.5) else image
+    if not everywhere:
+        soft = torch.lerp(image, soft, soft_mask(generator, *image.shape[1:]).to(image.device))
+    if chance(generator, 0.5):
+        soft = jpeg(soft, round(uniform(generator, *config.soft_quality)))
+    return soft
 
 
 def lens_blur(image: Tensor, radius: float, gaussian: bool) -> Tensor:
@@ -366,7 +368,7 @@ def to_levels(image: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Exposure:
-    """What is drawn for one image up to the moment at which the exposure ends."""
+    """What is drawn for one image before noise and transmission."""
 
     call: bool
     """A video call."""
@@ -382,7 +384,7 @@ class Exposure:
 def draw_exposure(
     image: Tensor, generator: torch.Generator, config: DegradationConfig
 ) -> tuple[Tensor, Exposure | None]:
-    """(`image` (3, H, W) or what is left of it after softening, its exposure or None)."""
+    """(`image` (3, H, W), perhaps softened; its exposure, or None if it stays as it is)."""
     kind = uniform(generator)
     untouched = kind >= config.motion + config.video_call + config.moving_object
     in_front = not untouched and kind >= config.motion + config.video_call
