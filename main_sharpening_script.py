@@ -15,7 +15,7 @@ Every setting is a field of a dataclass below and a flag: `--help` lists them.
 How data flows: path -> `GoProSharpeningDataset` -> `blurry, sharp` (B, 3, H, W) in [0, 1]
 -> `student(blurry)` -> `restored` and its feature taps; `teacher(blurry)` -> `taught` and its taps
 -> `distillation_loss` -> total and its terms. The four words name the same images everywhere.
-For use: `sharpen = Sharpener.load("standard"); image = sharpen(image)`.
+For use: `sharpen = Sharpener.load("standard"); image = sharpen(image, strength=1.0)`.
 
 Sections, in the order in which they run:
     Configuration                 Metrics
@@ -26,8 +26,8 @@ Sections, in the order in which they run:
     Losses                        Inference on files, demo, main
 
 What the system stands on is in the package `sharpening`: devices and processes (runtime), folders
-and crops (image_pairs), synthetic_blur, muon, run_log, openvino_backend, and pictures and videos as
-files (file_inference, media_files).
+and crops (image_pairs), worker processes (loading), synthetic_blur, muon, run_log,
+openvino_backend, and pictures and videos as files (file_inference, media_files).
 """
 
 import argparse
@@ -42,10 +42,8 @@ import math
 import os
 import pickle
 import signal
-import statistics
 import struct
 import sys
-import time
 import typing
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -66,13 +64,14 @@ import tyro
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchmetrics.functional.image import structural_similarity_index_measure
 from tqdm import tqdm
 
-from sharpening import Limits, SharpeningError, check_limits
-from sharpening.file_inference import FileSettings, Plan, plan_jobs, sharpen_files
+from sharpening import Limits, SharpeningError, __version__, check_limits
+from sharpening.file_inference import FileSettings, plan_jobs, sharpen_files
+from sharpening.image_arrays import to_rgb
 from sharpening.image_pairs import (
     Pair,
     add_teacher_results,
@@ -83,6 +82,7 @@ from sharpening.image_pairs import (
     read_pair,
     same_crop,
 )
+from sharpening.loading import item_or_error, loaded_items, make_loader
 from sharpening.media_files import atomic_write
 from sharpening.muon import MuonAndAdam
 from sharpening.openvino_backend import OpenVinoNet, openvino_model, quantised
@@ -93,12 +93,17 @@ from sharpening.runtime import (
     StopSignal,
     default_runtime,
     prefetch,
+    ran_out_of_memory,
+    seconds_per_call,
     side_by_side,
     start_runtime,
 )
 from sharpening.synthetic_blur import DEMO_BLUR, DegradationConfig, degrade, generators_for
 
 HERE = Path(__file__).resolve().parent
+SHIPPED = HERE / "model_checkpoints"  # in a clone; in an installed package beside its modules
+if not (SHIPPED / "student_pretrained.pth").is_file():
+    SHIPPED = HERE / "sharpening" / "weights"
 
 # --------------------------------------------------------------------------------------------------
 # Configuration
@@ -216,8 +221,8 @@ STUDENT_SIZES = {
     "live": StudentConfig(width=16, max_width=96, encoder=(0, 0, 1), middle=4, decoder=(0, 1, 1)),
 }
 SHIPPED_STUDENTS = {
-    "standard": HERE / "model_checkpoints" / "student_pretrained.pth",
-    "live": HERE / "model_checkpoints" / "student_live.pth",
+    "standard": SHIPPED / "student_pretrained.pth",
+    "live": SHIPPED / "student_live.pth",
 }
 
 
@@ -306,7 +311,8 @@ class TrainConfig:
     clip_norm: float = 0.3
     """Largest gradient norm; 0 does not clip."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Autocast type; auto: bf16 where the hardware has it, else fp16 on a GPU and fp32 on a CPU."""
+    """Autocast type; auto: on a GPU bf16, or fp16 if it has none; on a CPU bf16 if a short timing
+    finds it faster than fp32."""
     compile: bool = False
     """Run the network through torch.compile: for GPUs; a step on a CPU is no faster (bf16)."""
     evaluate_every: int = 5
@@ -380,6 +386,8 @@ class Config:
     """Image, video or folder to sharpen; None: demo images."""
     output: Path | None = None
     """Folder for the results; None: inference_samples/."""
+    strength: float = 1.0
+    """How much of the result is blended into the image, 0 to 1; 0 gives the image back."""
     overwrite: bool = False
     """Sharpen again what is already in `--output`; start a training over an older one."""
     teacher_too: bool = False
@@ -387,7 +395,8 @@ class Config:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the network is computed; auto: on a GPU if there is one."""
     size: Literal["standard", "live"] | None = None
-    """Size of the student to train: quality or speed; None: as --student says."""
+    """Size of the student to train, or shipped student for --infer: quality or speed; None: as
+    --student and --checkpoint say."""
     data: DataConfig = field(default_factory=DataConfig)
     degradation: DegradationConfig = field(default_factory=DegradationConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
@@ -397,6 +406,7 @@ class Config:
     inference: InferenceConfig = field(default_factory=InferenceConfig)
 
     def __post_init__(self) -> None:
+        check_limits(self, {"strength": SHARE})
         if sum((self.evaluate, self.infer, self.resume)) > 1:
             raise ValueError("give at most one of --resume, --evaluate and --infer")
         if not self.teacher.enabled and (terms := self.loss.teacher_terms):
@@ -413,7 +423,7 @@ DEMO = Config(
     overwrite=True,
     degradation=DEMO_BLUR,
     data=DataConfig(crop=96, batch_size=8, crops_per_image=4, workers=0),
-    teacher=TeacherConfig(weights=HERE / "model_checkpoints" / "demo_teacher.pth"),
+    teacher=TeacherConfig(weights=SHIPPED / "demo_teacher.pth"),
     loss=LossConfig(perceptual=0.0),
     train=TrainConfig(
         epochs=6,
@@ -439,15 +449,6 @@ def split_pairs(config: Config, split: Literal["train", "test"]) -> list[Pair]:
     if config.demo:
         return demo_pairs(split)
     return find_pairs(config.data.root / split, config.data.blurred_names, config.data.sharp_names)
-
-
-def item_or_error(load: Callable[[int], Any], index: int) -> Any:
-    """load(index), or the SharpeningError that it raises: a worker process would hand over an
-    exception as a traceback. `loaded_items` raises it again."""
-    try:
-        return load(index)
-    except SharpeningError as error:
-        return SharpeningError(str(error))
 
 
 class GoProSharpeningDataset(Dataset):
@@ -540,41 +541,6 @@ def join_items(items: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...] | Sharpeni
     """Items of the dataset -> one batch of (B, 3, crop, crop) each, and (B,)."""
     errors = (item for item in items if isinstance(item, SharpeningError))
     return next(errors, None) or tuple(torch.cat(parts) for parts in zip(*items, strict=True))
-
-
-def loaded_items(loader: DataLoader) -> Iterator[Any]:
-    """What a loader gives; an error that a worker handed over is raised.
-
-    Close it: that ends the workers. They ignore signals, and a traceback may keep them alive, so
-    the process would wait for them for ever at its end.
-    """
-    items = iter(loader)
-    try:
-        for each in items:
-            if isinstance(each, SharpeningError):
-                raise SharpeningError(str(each))
-            yield each
-    finally:
-        if loader.num_workers:
-            items._shutdown_workers()
-
-
-def make_loader(dataset: Dataset, workers: int, **settings: Any) -> DataLoader:
-    """A loader whose workers share the decoded images (`fork`: from Python 3.14 on the default
-    would copy them) and leave Ctrl-C to this process."""
-    return DataLoader(
-        dataset,
-        num_workers=workers,
-        multiprocessing_context="fork" if workers else None,
-        worker_init_fn=ignore_signals,
-        **settings,
-    )
-
-
-def ignore_signals(worker: int) -> None:
-    """Ctrl-C reaches the workers too. They go on, so that training can end its step and save."""
-    for kind in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(kind, signal.SIG_IGN)
 
 
 def training_batches(
@@ -741,18 +707,9 @@ class SEUNet(nn.Module):
 # --------------------------------------------------------------------------------------------------
 
 UNREADABLE = (
-    pickle.UnpicklingError,
-    struct.error,
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+    pickle.UnpicklingError, struct.error, ArithmeticError, AssertionError, AttributeError, EOFError,
+    LookupError, OSError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
 """What `torch.load` raises on a file that is damaged or something else."""
 
 
@@ -872,9 +829,12 @@ def load_strictly(net: nn.Module, weights: dict[str, Tensor], path: Path) -> Non
 
 
 def default_checkpoint(config: Config) -> Path:
-    """`--checkpoint`, else the user's newest final student, else the one that ships."""
+    """`--checkpoint`, else the shipped one of `--size`, else the user's newest final student, else
+    the shipped standard."""
     if config.checkpoint is not None:
         return config.checkpoint
+    if config.size is not None:
+        return SHIPPED_STUDENTS[config.size]
     finals = config.train.folder.glob("student_model_ema_final_epoch_*.pth")
     shipped = SHIPPED_STUDENTS["standard"]
     newest = max(finals, key=lambda path: path.stat().st_mtime, default=shipped)
@@ -1332,7 +1292,8 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
 # --------------------------------------------------------------------------------------------------
 
 Compute = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
-"""Images of one size, (H, W, 3) uint8 or uint16, through a network at once -> the same."""
+"""Images of one size, (H, W, 3) uint8 or uint16, through a network at once -> the same. Back ends
+take the strength as a second argument."""
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
@@ -1423,10 +1384,15 @@ def run_net(net: nn.Module, blurry: Tensor, runtime: Runtime) -> Tensor:
     )
 
 
-def run_pytorch(net: nn.Module, runtime: Runtime, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """`Compute` by PyTorch."""
+def run_pytorch(
+    net: nn.Module, runtime: Runtime, images: Sequence[np.ndarray], strength: float = 1.0
+) -> list[np.ndarray]:
+    """Images of one size by PyTorch: a blend of image and result, 0 to 1 of the result, rounded."""
     batch = torch.cat([to_tensor(image, runtime.device) for image in images])
-    return [to_image(each, images[0].dtype) for each in run_net(net, batch, runtime)]
+    restored = run_net(net, batch, runtime)
+    if strength != 1:
+        restored = batch + strength * (restored - batch)
+    return [to_image(each, images[0].dtype) for each in restored]
 
 
 def with_pool_window(student: SEUNet, window: int | None) -> SEUNet:
@@ -1454,7 +1420,7 @@ def pick_backend(config: InferenceConfig, runtime: Runtime, calls: float) -> str
     return "openvino" if worth else "pytorch"
 
 
-def build_backend(net: nn.Module, backend: str, runtime: Runtime) -> Compute:
+def build_backend(net: nn.Module, backend: str, runtime: Runtime) -> Callable:
     """What computes images with `net`: "pytorch", "compiled", "openvino" or "openvino-int8"."""
     if backend in ("pytorch", "compiled"):
         net = net.to(runtime.device, memory_format=torch.channels_last)
@@ -1477,13 +1443,6 @@ def whole_limit(runtime: Runtime) -> float:
     return 2.1e6  # a frame of 1080p; 1.4 GB for two side by side
 
 
-def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of PyTorch or NumPy means that; of some only the text says so."""
-    kinds = (torch.OutOfMemoryError, MemoryError)
-    texts = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
-    return isinstance(error, kinds) or any(text in str(error) for text in texts)
-
-
 def smaller_tile(side: int, overlap: int) -> int:
     """Half of `side`; raises `SharpeningError` if tiles would be all overlap."""
     if side // 2 <= 2 * overlap:
@@ -1495,12 +1454,13 @@ def smaller_tile(side: int, overlap: int) -> int:
 class Sharpener:
     """A trained network that sharpens images of any size, whole or in tiles, on any back end.
 
-    sharpen = Sharpener.load("standard")
-    image = sharpen(image)                    # (H, W, 3) uint8 or uint16 -> the same
-    images = sharpen.images([image, image])   # of one size, computed at once
+        sharpen = Sharpener.load("standard")        # or "live", or a checkpoint file
+        image = sharpen(image, strength=1.0)        # an array or a PIL image comes back as it was
+        images = sharpen.images([image, image])     # (H, W, 3) of one size, computed at once
 
-    `calls`: how many calls are expected; "auto" prepares OpenVINO only for many. `backend` is the
-    back end in use. Raises SharpeningError for damaged weights and for too little memory.
+    It may be called from several threads. `calls`: how many calls are expected; "auto" prepares
+    OpenVINO only for many. `backend` is the back end in use. Raises SharpeningError for damaged
+    weights, for images of another kind and for too little memory.
     """
 
     def __init__(
@@ -1529,21 +1489,29 @@ class Sharpener:
         path = SHIPPED_STUDENTS.get(str(student), Path(student))
         return cls(load_student(path), runtime or default_runtime(), config, calls)
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """One image (H, W, 3) uint8 or uint16 -> the same shape and type."""
-        return self.images([image])[0]
+    def __call__(self, image: Any, strength: float = 1.0) -> Any:
+        """One image of a kind that `image_arrays.to_rgb` understands -> the same kind and size.
 
-    def images(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Images of one size. When memory runs out, the tile is halved and the work repeated; the
-        size of the tile is remembered, so that later calls do not fail first."""
-        shape = images[0].shape
+        `strength` blends image and result: 0 gives the image, 1 the result.
+        """
+        rgb, give_back = to_rgb(image)
+        return give_back(self.images([rgb], strength)[0])
+
+    def images(self, images: Sequence[np.ndarray], strength: float = 1.0) -> list[np.ndarray]:
+        """Images (H, W, 3) uint8 or uint16 of one size -> the same. When memory runs out, the tile
+        is halved and the work repeated; the tile is remembered for later calls."""
+        if not 0 <= strength <= 1:
+            raise SharpeningError(f"strength must be from 0 to 1: {strength}")
+        if strength == 0:
+            return [image.copy() for image in images]
+        shape, compute = images[0].shape, functools.partial(self.compute, strength=strength)
         tile = self.tile(shape, len(images))
         while True:
             try:
                 if tile is None:
-                    return self.compute(images)
+                    return compute(images)
                 settings = (tile, self.config.overlap, self.config.tile_batch)
-                return [sharpen_tiled(self.compute, i, self.runtime, *settings) for i in images]
+                return [sharpen_tiled(compute, i, self.runtime, *settings) for i in images]
             except (RuntimeError, MemoryError) as error:
                 if not ran_out_of_memory(error):
                     raise
@@ -1620,20 +1588,6 @@ def save_strip(stem: Path, images: Sequence[np.ndarray]) -> None:
     stem.parent.mkdir(parents=True, exist_ok=True)
     for suffix, image in (("", images[1]), ("_strip", np.concatenate(images, axis=1))):
         Image.fromarray(image).save(f"{stem}{suffix}.png", compress_level=1)
-
-
-def seconds_per_call(
-    work: Callable[[], Any], runtime: Runtime, repeats: int = 7, warm_up: int = 2
-) -> float:
-    """Median wall time of `work`, warmed up and synchronised."""
-    times = []
-    for _ in range(warm_up + repeats):
-        runtime.synchronize()
-        start = time.perf_counter()
-        work()
-        runtime.synchronize()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[warm_up:])
 
 
 SPEED_SIZES = {"512x512": (512, 512, None), "1920x1080": (1080, 1920, 1024)}
@@ -1869,9 +1823,13 @@ def check_finite(losses: Sequence[Tensor], norm: Tensor, state: TrainState) -> N
 
 
 def train(
-    config: Config, runtime: Runtime, build: Callable[[Config], nn.Module] = build_network
+    config: Config,
+    runtime: Runtime,
+    build: Callable[[Config], nn.Module] = build_network,
+    load: Callable[..., Iterator[tuple[Tensor, ...]]] = training_batches,
 ) -> Path:
-    """The default mode: train the network that `build` makes -> path of the final checkpoint."""
+    """The default mode: train the network that `build` makes on the batches that `load` gives
+    -> path of the final checkpoint."""
     settings = config.train
     dataset, images, teacher, vgg, state = prepare_training(config, runtime, build)
     model = runtime.wrap(state.trainee, settings.compile)
@@ -1898,7 +1856,7 @@ def train(
     with (
         StopSignal(runtime) as stop,
         RunLog(settings.folder, steps, state.step, *log_settings) as log,
-        contextlib.closing(training_batches(dataset, first_micro, runtime)) as batches,
+        contextlib.closing(load(dataset, first_micro, runtime)) as batches,
     ):
         evaluate_when_due()  # of given weights, or where the run was interrupted in an evaluation
         while state.step < steps:
@@ -1980,26 +1938,15 @@ def evaluate_training(
 # --------------------------------------------------------------------------------------------------
 
 
-def plan_files(config: Config) -> Plan:
-    """What `config.input` holds and where it goes. Raises `SharpeningError` for an impossible input
-    or output, and for an input without images or videos."""
-    plan = plan_jobs(
-        config.input, config.output, format=config.inference.format, overwrite=config.overwrite
-    )
-    if not (plan.jobs or plan.finished or plan.problems):
-        raise SharpeningError(f"{config.input} holds no images or videos: check the path")
-    return plan
-
-
 def infer(config: Config, runtime: Runtime) -> int:
     """The `--infer` mode -> exit status: 0 only if every file succeeded, 130 if interrupted."""
-    if runtime.world > 1:
-        raise SharpeningError("--infer runs in one process: start it without torchrun")
-    if config.input is None:
-        config = demo_inference(config)
-    config = dataclasses.replace(config, output=config.output or Path("inference_samples"))
+    folder = Path("inference_samples")
+    source, output = config.input, config.output or folder
+    if source is None:
+        source, output = write_demo_inputs(folder), config.output or folder / "demo_sharpened"
     path = default_checkpoint(config)
-    plan = plan_files(config)
+    settings = {"format": config.inference.format, "overwrite": config.overwrite}
+    plan = plan_jobs(source, output, **settings)
     calls = math.inf if any(job.kind == "video" for job in plan.jobs) else len(plan.jobs)
     sharpen = Sharpener.load(path, runtime, config.inference, calls)
     runtime.say(f"student: {path}, on {sharpen.describe()}")
@@ -2007,7 +1954,7 @@ def infer(config: Config, runtime: Runtime) -> int:
     try:
         failures = sharpen_files(
             plan,
-            sharpen.images,
+            functools.partial(sharpen.images, strength=config.strength),
             runtime,
             config.inference,
             in_tiles=lambda shape: sharpen.tile(shape) is not None,
@@ -2019,25 +1966,17 @@ def infer(config: Config, runtime: Runtime) -> int:
         signal.signal(signal.SIGTERM, previous)
     for failure in failures:
         runtime.say(f"failed: {failure}")
-    runtime.say(f"results: {config.output}")
+    runtime.say(f"results: {output}")
     return 1 if failures else 0
 
 
-def demo_inference(config: Config) -> Config:
-    """What `--infer` does without `--input`: the demo's blurred photographs."""
-    folder = Path("inference_samples")
-    inputs = write_demo_inputs(folder / "demo_inputs")
-    output = config.output or folder / "demo_sharpened"
-    return dataclasses.replace(config, input=inputs, output=output)
-
-
 def write_demo_inputs(folder: Path) -> Path:
-    """The blurred test photographs of the demo as PNG files in `folder`."""
-    pairs = demo_pairs("test")
+    """The blurred test photographs of the demo as PNG files in `folder`/demo_inputs."""
+    pairs, inputs = demo_pairs("test"), folder / "demo_inputs"
     for index, blurry, _ in EvaluationImages(pairs, DEMO_BLUR):
-        with atomic_write(folder / f"{pairs[index].name}.png") as temporary:
+        with atomic_write(inputs / f"{pairs[index].name}.png") as temporary:
             Image.fromarray(blurry).save(temporary)
-    return folder
+    return inputs
 
 
 def run_demo(config: Config, runtime: Runtime) -> None:
@@ -2050,12 +1989,10 @@ def run_demo(config: Config, runtime: Runtime) -> None:
 MODES = {
     "input": (["--infer"], "add it"),
     "output": (["--infer"], "add it"),
+    "strength": (["--infer"], "add it"),
     "checkpoint": (["--infer", "--evaluate"], "add it"),
     "teacher_too": (["--evaluate"], "add it"),
-    "size": (
-        ["training"],
-        "choose a student with --checkpoint, such as model_checkpoints/student_live.pth",
-    ),
+    "size": (["training", "--infer"], "choose a student with --checkpoint"),
 }
 """Flag -> the modes that it is for, and what to do about it in another."""
 
@@ -2096,14 +2033,28 @@ def default_config(arguments: Sequence[str]) -> Config:
 def read_config(arguments: Sequence[str] | None = None) -> Config:
     """The command line as a Config."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if "--version" in arguments:
+        print(f"image-sharpening-distillation {__version__}")
+        raise SystemExit(0)
     default = default_config(arguments)
     config = tyro.cli(Config, args=arguments, default=default, description=__doc__)
     mode = "--infer" if config.infer else "--evaluate" if config.evaluate else "training"
     for flag, (modes, advice) in MODES.items():
-        if getattr(config, flag) and mode not in modes:
+        if getattr(config, flag) != getattr(Config, flag) and mode not in modes:
             wanted = " or ".join(modes)
             raise SharpeningError(f"--{flag.replace('_', '-')} is for {wanted}: {advice}")
     return config
+
+
+def sharpen_command() -> int:
+    """The installed command `sharpen INPUT -o OUTPUT`: `--infer`, with all its flags."""
+    parser = argparse.ArgumentParser(prog="sharpen", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("input", help="image, video or folder")
+    parser.add_argument("-o", "--output", default="sharpened", help="folder for the results")
+    parser.epilog = "All other flags are those of --infer, such as --strength 0.7 or --device cpu."
+    given, flags = parser.parse_known_args()
+    return main(["--infer", "--input", given.input, "--output", given.output, *flags])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,11 +1,9 @@
 #!/usr/bin/env bash
-# The commands behind every published speed figure, one each. Run on a quiet machine:
-#   bash recipes/benchmarks.sh PAIRS [FOLDER]
-# PAIRS holds blurred/ and sharp/, on which the loss of quality is measured; results go to FOLDER
-# (runs/benchmarks).
+# Every speed figure of README and docs/SPEED.md that needs no data: bash recipes/benchmarks.sh [FOLDER]
+# Run it on a quiet machine with 4 GB. Results go to FOLDER (runs/benchmarks).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-pairs=${1:?folder with blurred/ and sharp/} out=${2:-runs/benchmarks}
+out=${1:-runs/benchmarks}
 standard=model_checkpoints/student_pretrained.pth live=model_checkpoints/student_live.pth
 export GOMP_SPINCOUNT=10000  # as the script sets for itself
 mkdir -p "$out"
@@ -18,32 +16,28 @@ run() { # run NAME COMMAND...: keeps the whole output as NAME.txt and its last l
   tail -n 1 "$out/$name.txt" > "$out/$name.json"
 }
 
-# Net alone on this CPU: every back end and precision in turn, one call after the other and two side by side.
-run cpu_512 python tools/benchmark.py "$live" "$standard" --sizes 512x512 --streams 1 2 \
+# The network alone on this CPU: every back end and precision in turn, one call after the other and two side by side
+run cpu_512 python tools/benchmark.py "$live" "$standard" --sizes 512x512 --side-by-side 1 2 \
   --backends pytorch openvino --precisions fp32 bf16 int8 --rounds 9
 run cpu_512_onnxruntime python tools/benchmark.py "$live" "$standard" --sizes 512x512 \
   --backends pytorch onnxruntime --precisions fp32 --rounds 9
-run cpu_1080 python tools/benchmark.py "$live" --sizes 1920x1080 --streams 1 2 \
+run cpu_1080 python tools/benchmark.py "$live" --sizes 1920x1080 --side-by-side 1 2 \
   --backends pytorch openvino --precisions bf16 int8 --rounds 9
-run cpu_compiled python tools/benchmark.py "$live" --sizes 512x512 --streams 1 2 \
+run cpu_compiled python tools/benchmark.py "$live" --sizes 512x512 --side-by-side 1 2 \
   --backends pytorch compiled openvino --precisions bf16 --rounds 9
 
-# In tiles (which compute 1.10 times the pixels) against whole, and from PNG file to PNG file.
-run cpu_1080_tiled python tools/benchmark.py "$live" "$standard" --sizes 1920x1080 --tile 1024 --streams 1 2 \
-  --backends pytorch openvino --precisions bf16 --rounds 5 --files 2
-run cpu_512_files python tools/benchmark.py "$live" "$standard" --sizes 512x512 --files 3 \
-  --backends openvino --precisions bf16 int8 --rounds 5
+# In tiles, which compute 1.10 times the pixels, against whole
+run cpu_1080_tiled python tools/benchmark.py "$live" "$standard" --sizes 1920x1080 --tile 1024 --side-by-side 1 2 \
+  --backends pytorch openvino --precisions bf16 --rounds 5
 
-# Frames per call.
+# Frames per call
 run cpu_batches python tools/benchmark.py "$live" --sizes 512x512 --batches 1 2 4 8 \
   --backends pytorch openvino --precisions bf16 --rounds 9
 
-# A peer by the same ruler: NAFNet of width 16, which the standard student must match at half its time.
-run peer_nafnet python tools/benchmark.py "$standard" "$live" --sizes 512x512 --rounds 9 \
-  --backends pytorch openvino --precisions bf16 \
-  --module spandrel.architectures.NAFNet.__arch.NAFNet_arch:NAFNet \
-  --arguments '{"width": 16, "enc_blk_nums": [1, 1, 1, 14], "middle_blk_num": 1,
-                "dec_blk_nums": [1, 1, 1, 1]}'
+# NAFNet of width 16, which the standard student must match at half its time
+run nafnet python tools/benchmark.py "$standard" "$live" --sizes 512x512 --rounds 9 \
+  --backends pytorch openvino --precisions bf16 --network nafnet \
+  --arguments '{"width": 16, "enc_blk_nums": [1, 1, 1, 14], "middle_blk_num": 1, "dec_blk_nums": [1, 1, 1, 1]}'
 
 # OpenMP threads that spin while they wait: alone, and beside a busy process. The script sets 10000.
 neighbour=""
@@ -58,23 +52,26 @@ for spin in default 10000; do
   wait $neighbour || true
   neighbour=""
 done
-# Memory that malloc keeps for the script instead of handing it back; a MALLOC_ variable, here one that changes
-# nothing, keeps the script from asking for it.
+
+# Memory that malloc keeps for the script. Any MALLOC_ variable, here one that changes nothing, switches that off.
 for turn in 1 2 3; do
   run malloc_default_$turn env MALLOC_PERTURB_=0 python tools/benchmark.py "$standard" "$live" --sizes 512x512 \
-    --precisions bf16 --streams 1 2 --rounds 21
-  run malloc_kept_$turn python tools/benchmark.py "$standard" "$live" --sizes 512x512 --precisions bf16 --streams 1 2 \
-    --rounds 21
+    --precisions bf16 --side-by-side 1 2 --rounds 21
+  run malloc_kept_$turn python tools/benchmark.py "$standard" "$live" --sizes 512x512 --precisions bf16 \
+    --side-by-side 1 2 --rounds 21
 done
 
-# What fewer bits cost in quality.
-run loss_standard python tools/quantisation_loss.py "$standard" --pairs "$pairs" --images 60
-run loss_live python tools/quantisation_loss.py "$live" --pairs "$pairs" --images 60
+# Files per second of --infer against its slowest stage
+run pipeline_standard python tools/pipeline_rate.py "$standard" --png 24 --jpeg 3 --frames 48
+run pipeline_live python tools/pipeline_rate.py "$live" --png 24 --jpeg 3 --frames 48
 
-# Deployment: one ONNX file for every size.
+# Time and memory against the image's area, 0.25 to 100 megapixels, and against 10 to 100,000 training images
+run growth python tools/growth.py "$live" --out docs/growth.png
+
+# One ONNX file for every size
 run export python tools/export_onnx.py "$standard" -o "$out/student.onnx"
 
-# GPU, where there is one.
+# A GPU, where there is one
 if python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
   run gpu python tools/benchmark.py "$live" "$standard" --device cuda --batches 1 4 \
     --backends pytorch compiled --precisions fp32 bf16 fp16 --tile 960 --rounds 51 --warm-up 10

@@ -3,9 +3,9 @@
 # under the blur of --demo. $1: a data set as in GoPro_dataset/README.md (which photographs: MODEL_CARD.md).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python main_sharpening_script.py --data.root "$1" --train.network restormer \
-  --teacher.dim 24 --teacher.blocks 1 2 3 4 --teacher.refinement-blocks 1 \
-  --loss.perceptual 0 --loss.feature 0 --loss.kl 0 --loss.ssim 0 --loss.frequency 1 \
+python tools/train_other.py --network restormer \
+  --arguments '{"dim": 24, "blocks": [1, 2, 3, 4], "refinement_blocks": 1}' \
+  --data.root "${1:?a data set}" --loss.ssim 0 --loss.frequency 1 \
   --degradation.motion 0 --degradation.video-call 1 --degradation.response 0 2.2 --degradation.response-power 1 \
   --degradation.highlight 0 0 \
   --degradation.lens-chance 1 --degradation.lens-radius 1.2 2.8 --degradation.call-motion-chance 0.4 \
@@ -16,13 +16,5 @@ python main_sharpening_script.py --data.root "$1" --train.network restormer \
   --train.epochs 9 --train.steps-per-epoch 400 --train.accumulation 1 --train.restart-cycles 1 \
   --train.learning-rate 8e-4 --train.clip-norm 1 --train.evaluate-every 9 \
   --train.folder runs/demo_teacher --train.samples runs/demo_teacher/samples
-
 # what ships: the averaged weights, rounded to half precision
-python - <<'P'
-import main_sharpening_script as script
-from pathlib import Path
-
-payload = script.load_checkpoint(Path("runs/demo_teacher/restormer_ema_final_epoch_009.pth"))
-payload["params"] = {name: value.half() for name, value in payload["params"].items()}
-script.save_checkpoint(Path("model_checkpoints/demo_teacher.pth"), payload)
-P
+python tools/mix_weights.py 1=runs/demo_teacher/student_model_ema_final_epoch_009.pth -o model_checkpoints/demo_teacher.pth

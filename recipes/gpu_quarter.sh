@@ -52,11 +52,11 @@ rate = [row["crops_per_second"] for row in rows if "crops_per_second" in row][-1
 steps = max(0, 0.85 * int(sys.argv[4]) - 20) * rate  # starting, compiling and evaluating take their part
 print(1 + int(steps / int(sys.argv[3])), max(1, round(60 * rate)))
 P
-  )
+  ) || { epochs=10 save=100; }
   run --train.epochs "$epochs" --train.save-every "$save" --resume
   tail -c 300 "$folder.log"
 }
 left=$((all - SECONDS))
 train standard model_checkpoints/student_pretrained.pth $batch_standard $((SECONDS + left * 2 / 3))
 train live model_checkpoints/student_live.pth $batch_live "$all"
-ls "$out"/standard "$out"/live
+ls -R "$out"

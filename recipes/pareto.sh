@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Quality against time, docs/pareto.png, from what recipes/benchmarks.sh, peer.sh and validation.sh left in runs/.
-# $1: where peer.sh left it (runs/peer).
+# Quality against time, docs/pareto.png, from what recipes/benchmarks.sh, nafnet.sh and validation.sh left in runs/.
+# $1: where nafnet.sh left it (runs/nafnet).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python - "${1:-runs/peer}" <<'P' > runs/measured.jsonl
+python - "${1:-runs/nafnet}" <<'P' > runs/measured.jsonl
 import json
 import sys
 from pathlib import Path
@@ -19,14 +19,14 @@ names = {"student_pretrained.pth": "standard", "student_live.pth": "live", "NAFN
 quality = [
     ("student_pretrained.pth", "shipped", shipped["psnr_model_checkpoints/student_pretrained.pth"]),
     ("student_live.pth", "shipped", shipped["psnr_model_checkpoints/student_live.pth"]),
-    ("NAFNet", "1,000 steps", alike["psnr_peer"]),
+    ("NAFNet", "1,000 steps", alike["psnr_other"]),
 ]
 quality += [
     ("student_pretrained.pth", "1,000 steps", value)
     for name, value in alike.items()
     if name.startswith("psnr_") and name.endswith(".pth")
 ]
-for row in last("runs/benchmarks/peer_nafnet.json")["rows"]:
+for row in last("runs/benchmarks/nafnet.json")["rows"]:
     for model, group, psnr in quality:
         if row["model"].endswith(model) and (row["backend"], row["way"]) == ("openvino", "net"):
             times = {name: row[name] for name in ("ms", "ms_p10", "ms_p90")}

@@ -3,5 +3,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 student=model_checkpoints/student_pretrained.pth
-python tools/before_after.py $student -o docs/before_after.png --blurs short medium call --photos 1
-python tools/before_after.py $student -o docs/failures.png --blurs long --photos 2
+python tools/pictures.py --checkpoint $student -o docs/before_after.png --blurs short medium call --rows 1
+python tools/pictures.py --checkpoint $student -o docs/failures.png --blurs long --rows 2

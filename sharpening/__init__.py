@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+__version__ = "1.0.0"
+
 
 class SharpeningError(Exception):
     """Says what went wrong, with which file, and how to fix it. It is shown without a traceback."""

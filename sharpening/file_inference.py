@@ -106,8 +106,9 @@ def plan_jobs(
     two sources would get the same target, their extensions tell the targets apart: a.png and a.jpg
     become a_png.webp and a_jpg.webp.
 
-    Raises `MediaError` if there is no such source, if `output` cannot be a folder, or if the
-    outputs would be read as inputs. What concerns one file only is in `problems` instead.
+    Raises `MediaError` if there is no such source, if it holds no images or videos, if `output`
+    cannot be a folder, or if the outputs would be read as inputs. What concerns one file alone is
+    in `problems` instead.
     """
     source, output = Path(source), Path(output)
     if format is not None:
@@ -140,6 +141,8 @@ def plan_jobs(
                 (finished if target.exists() and not overwrite else jobs).append(job)
         except OSError as error:
             problems.append(unreachable(error.filename, error))
+    if not (jobs or finished or problems):
+        raise MediaError(source, "holds no images or videos: check the path")
     return Plan(jobs, finished, problems, ignored)
 
 
@@ -263,18 +266,34 @@ def sharpen_files(
 
     A file that fails does not end the run; a full disk does. `in_tiles(shape)` says whether
     `sharpen` cuts such an image into tiles: it is then computed alone, on all cores. `quiet`: no
-    progress bars and no summary.
+    progress bars and no summary. Several processes share the jobs out: the first one's plan counts,
+    and all get all failures.
     """
-    failures = [str(problem) for problem in plan.problems]
-    run = FileRun(sharpen, in_tiles, runtime, settings or FileSettings(), quiet, failures)
-    run.pictures([job for job in plan.jobs if job.kind == "image"])
-    for job in plan.jobs:
+    plan = runtime.from_main(plan)
+    jobs = plan.jobs[runtime.rank :: runtime.world]
+    run = FileRun(sharpen, in_tiles, runtime, settings or FileSettings(), quiet)
+    run.pictures([job for job in jobs if job.kind == "image"])
+    for job in jobs:
         if job.kind == "video" and not run.disk_full:
             run.attempt(job, run.video, job)
             run.ended += 1
+    failures = runtime.joined(run.failures)
+    (ended,) = runtime.total([run.ended])
     if not quiet:
-        runtime.say(run.summary(plan))
-    return run.failures
+        runtime.say(summary(plan, int(ended), len(failures)))
+    return [*map(str, plan.problems), *failures]
+
+
+def summary(plan: Plan, ended: int, failed: int) -> str:
+    """How many files ended in which way; `ended` jobs are done or have failed."""
+    counts = {
+        "sharpened": ended - failed,
+        "failed": failed + len(plan.problems),
+        "not begun, because the disk is full": len(plan.jobs) - ended,
+        "already finished (--overwrite does them again)": len(plan.finished),
+        "neither image nor video": len(plan.ignored),
+    }
+    return ", ".join(f"{n} {what}" for what, n in counts.items() if n or what == "sharpened")
 
 
 @dataclass
@@ -286,7 +305,7 @@ class FileRun:
     runtime: Runtime
     settings: FileSettings
     quiet: bool
-    failures: list[str]
+    failures: list[str] = field(default_factory=list)
     ended: int = 0
     """Files that are done or have failed."""
     disk_full: bool = False
@@ -313,7 +332,7 @@ class FileRun:
 
     def warn(self, job: Job, notes: Iterable[str]) -> None:
         for note in notes:
-            self.runtime.say(f"warning: {MediaError(job.source, note)}")
+            tqdm.write(f"warning: {MediaError(job.source, note)}")
 
     def read(self, job: Job) -> Picture:
         picture = read_picture(job.source, allow_huge=self.settings.allow_huge)
@@ -394,15 +413,3 @@ class FileRun:
                 progress=bar.update,
             )
         self.warn(job, report.notes)
-
-    def summary(self, plan: Plan) -> str:
-        """How many files ended in which way."""
-        failed = len(self.failures)
-        counts = {
-            "sharpened": self.ended - failed + len(plan.problems),
-            "failed": failed,
-            "not begun, because the disk is full": len(plan.jobs) - self.ended,
-            "already finished (--overwrite does them again)": len(plan.finished),
-            "neither image nor video": len(plan.ignored),
-        }
-        return ", ".join(f"{n} {what}" for what, n in counts.items() if n or what == "sharpened")

@@ -111,6 +111,9 @@ class MediaError(SharpeningError):
         super().__init__(f"{shown}: {reason}")
         self.path, self.reason = Path(path), reason
 
+    def __reduce__(self) -> tuple:
+        return type(self), (self.path, self.reason)  # so that a process can hand it to another
+
 
 def unreachable(path: str | Path, error: OSError) -> MediaError:
     """The error for a path in a locked folder, or for a name that is too long."""

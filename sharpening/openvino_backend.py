@@ -127,10 +127,14 @@ class OpenVinoNet:
     def __call__(self, blurry: Tensor) -> Tensor:
         return torch.from_numpy(self.run(blurry.float().contiguous().numpy(), "floats"))
 
-    def on_images(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Images (H, W, 3) uint8 or uint16 of one size -> the same, rounded."""
-        if images[0].dtype == np.uint8:
+    def on_images(self, images: Sequence[np.ndarray], strength: float = 1.0) -> list[np.ndarray]:
+        """Images (H, W, 3) uint8 or uint16 of one size -> the same: a blend of image and result, 0
+        to 1 of the result, rounded."""
+        dtype = images[0].dtype
+        if dtype == np.uint8 and strength == 1:
             return list(self.run(np.stack(images), "bytes"))
-        batch = np.stack(images).transpose(0, 3, 1, 2).astype(np.float32) / 65535
-        levels = np.rint(np.clip(self.run(np.ascontiguousarray(batch), "floats"), 0, 1) * 65535)
-        return list(levels.astype(np.uint16).transpose(0, 2, 3, 1))
+        peak = np.iinfo(dtype).max
+        batch = np.stack(images).transpose(0, 3, 1, 2).astype(np.float32) / peak
+        restored = self.run(np.ascontiguousarray(batch), "floats")
+        blend = np.clip(batch + strength * (restored - batch), 0, 1)
+        return list(np.rint(blend * peak).astype(dtype).transpose(0, 2, 3, 1))

@@ -1,7 +1,13 @@
 """What the tests share: tiny image sets, a tiny student and teacher, and configs that use them."""
 
 import dataclasses
+import functools
+import os
 from pathlib import Path
+
+os.environ.setdefault(
+    "GOMP_SPINCOUNT", "1000"
+)  # before torch: threads that spin slow a busy machine
 
 import numpy as np
 import pytest
@@ -9,11 +15,13 @@ import torch
 from PIL import Image
 
 import main_sharpening_script as script
+from sharpening.image_pairs import demo_frame
+from sharpening.runtime import Runtime
 
 
 def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
     """A real photograph's texture (H, W, 3) uint8, another part of it for every seed."""
-    whole = script.demo_frame(512, 512)
+    whole = demo_frame(512, 512)
     rng = np.random.default_rng(seed)
     y, x = rng.integers(0, 512 - height + 1), rng.integers(0, 512 - width + 1)
     return whole[y : y + height, x : x + width].copy()
@@ -83,16 +91,42 @@ def config(tmp_path, teacher_file) -> script.Config:
     )
 
 
+CPU = Runtime(torch.device("cpu"), torch.float32)
+
+
 @pytest.fixture
-def runtime() -> script.Runtime:
-    return script.Runtime(torch.device("cpu"), torch.float32)
+def runtime() -> Runtime:
+    return CPU
 
 
-def test_images(config: script.Config) -> script.TestImages:
-    return script.TestImages(script.split_pairs(config, "test"), config)
+def evaluation_images(config: script.Config) -> script.EvaluationImages:
+    return script.EvaluationImages(script.split_pairs(config, "test"), config.degradation)
 
 
-test_images.__test__ = False  # a helper, whatever its name
+def make_student(config=TINY_STUDENT, strength: float = 1e-3) -> script.SEUNet:
+    """An untrained student; `strength` is the standard deviation of its last weights."""
+    torch.manual_seed(0)
+    student = script.SEUNet(config)
+    torch.nn.init.normal_(student.last.weight, std=strength)
+    return student.eval().requires_grad_(False)
+
+
+def whole(net, image: np.ndarray, runtime: Runtime = CPU) -> np.ndarray:
+    """`image` through `net` at once, by PyTorch."""
+    return script.run_pytorch(net, runtime, [image])[0]
+
+
+def tiled(net, image: np.ndarray, tile: int, overlap: int, runtime: Runtime = CPU, batch: int = 1):
+    """`image` through `net` in tiles, by PyTorch."""
+    compute = functools.partial(script.run_pytorch, net, runtime)
+    return script.sharpen_tiled(compute, image, runtime, tile, overlap, batch)
+
+
+class Copy(torch.nn.Module):
+    """A network that changes nothing."""
+
+    def forward(self, x):
+        return x
 
 
 def changed(config, **groups):
@@ -102,6 +136,20 @@ def changed(config, **groups):
             values = dataclasses.replace(getattr(config, name), **values)
         config = dataclasses.replace(config, **{name: values})
     return config
+
+
+class Hungry(torch.nn.Module):
+    """Has memory for so many pixels; fails as PyTorch's allocator on the CPU does."""
+
+    def __init__(self, pixels: int):
+        super().__init__()
+        self.pixels, self.failures = pixels, 0
+
+    def forward(self, x):
+        if x.shape[2] * x.shape[3] > self.pixels:
+            self.failures += 1
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ...")
+        return x
 
 
 @pytest.fixture

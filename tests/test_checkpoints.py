@@ -7,6 +7,9 @@ import torch
 from conftest import TINY_STUDENT, changed
 
 import main_sharpening_script as script
+from sharpening.image_pairs import demo_pairs
+from sharpening.media_files import MediaError
+from sharpening.synthetic_blur import DegradationConfig
 
 
 @pytest.fixture
@@ -45,7 +48,7 @@ def test_a_full_disk_leaves_the_old_file(student_file, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(script.MediaError, match=r"student\.pth.*disk is full"):
+    with pytest.raises(MediaError, match=r"student\.pth.*disk is full"):
         script.save_checkpoint(path, {})
     assert path.read_bytes() == before
     assert set(path.parent.iterdir()) == files
@@ -55,7 +58,7 @@ def test_weights_that_are_not_finite_are_refused(student_file):
     path, student = student_file
     next(student.parameters()).data[0] = float("nan")
     script.save_checkpoint(path, script.network_payload(student))
-    with pytest.raises(script.SharpeningError, match=r"student\.pth is spoilt: 1 of its weights"):
+    with pytest.raises(script.SharpeningError, match=r"student\.pth is damaged: 1 of its weights"):
         script.load_student(path)
 
 
@@ -155,7 +158,7 @@ def test_unknown_settings_are_named():
 def test_default_checkpoint_prefers_given_then_newest_then_shipped(config, tmp_path):
     import os
 
-    shipped = script.HERE / "model_checkpoints" / "student_pretrained.pth"
+    shipped = script.SHIPPED_STUDENTS["standard"]
     assert script.default_checkpoint(config) == shipped
     given = changed(config, checkpoint=tmp_path / "x.pth")
     assert script.default_checkpoint(given) == tmp_path / "x.pth"
@@ -167,17 +170,17 @@ def test_default_checkpoint_prefers_given_then_newest_then_shipped(config, tmp_p
     assert script.default_checkpoint(config).name == "student_model_ema_final_epoch_002.pth"
 
 
-@pytest.mark.parametrize("name", ["student_pretrained.pth", "student_live.pth"])
+@pytest.mark.parametrize("name", ["standard", "live"])
 def test_the_students_that_ship_sharpen(name, runtime):
-    path = script.HERE / "model_checkpoints" / name
+    path = script.SHIPPED_STUDENTS[name]
     weights = script.load_checkpoint(path)["params"]
     assert {value.dtype for value in weights.values()} == {torch.float16}
-    student = script.load_student(path)
-    motion = script.DegradationConfig(motion=1.0, video_call=0.0)
-    images = script.TestImages(script.demo_pairs("test"), script.Config(degradation=motion))
+    assert script.load_student(path).config == script.STUDENT_SIZES[name]
+    sharpen = script.Sharpener.load(name, runtime)
+    motion = DegradationConfig(motion=1.0, video_call=0.0)
+    images = script.EvaluationImages(demo_pairs("test"), motion)
     gains = [
-        script.psnr(script.sharpen_whole(student, blurry, runtime), sharp)
-        - script.psnr(blurry, sharp)
+        script.psnr(sharpen(blurry), sharp) - script.psnr(blurry, sharp)
         for _, blurry, sharp in images
     ]
     assert len(gains) == 4 and sum(gains) / 4 > 0.2

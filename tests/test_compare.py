@@ -16,7 +16,8 @@ import pytest
 from conftest import blurred, photo, save
 from PIL import Image
 
-from main_sharpening_script import SharpeningError, psnr
+from main_sharpening_script import psnr
+from sharpening import SharpeningError
 from tools import compare
 
 

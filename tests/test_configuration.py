@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import inspect
 import itertools
+import math
 import re
 import subprocess
 import sys
@@ -34,7 +35,7 @@ def test_every_field_has_a_flag_and_a_help_text(capsys, monkeypatch):
     groups = [(f.name, getattr(defaults, f.name)) for f in dataclasses.fields(defaults)]
     groups = [(name, value) for name, value in groups if dataclasses.is_dataclass(value)]
     for prefix, settings in [("", defaults), *((f"{name}.", value) for name, value in groups)]:
-        told = documented_fields(type(settings))
+        told = set().union(*map(documented_fields, type(settings).__mro__[:-1]))
         for field in dataclasses.fields(settings):
             if field.name in dict(groups):
                 continue
@@ -109,36 +110,35 @@ def test_initial_weights_bring_their_sizes(tmp_path):
     [
         (["--data.crop", "100"], "multiple of 16"),
         (["--data.batch-size", "3"], "multiple of"),
-        (["--data.synthetic-share", "2"], "0 to 1"),
-        (["--loss.recon", "-1"], "negative"),
-        (["--train.epochs", "0"], "at least 1"),
+        (["--data.synthetic-share", "2"], "data.synthetic_share must be from 0 to 1: 2"),
+        (["--loss.recon", "-1"], "loss.recon must be at least 0: -1"),
+        (["--train.epochs", "0"], "train.epochs must be at least 1: 0"),
         (["--train.ema-decay", "1"], "ema_decay"),
-        (["--infer-config.tile", "64"], "twice the overlap"),
-        (["--teacher.no-enabled"], "--loss.feature 0"),
-        (["--train.network", "restormer"], "--loss.perceptual 0 --loss.feature 0 --loss.kl 0"),
+        (["--inference.tile", "64"], "twice the overlap"),
+        (["--teacher.no-enabled", "--loss.kl", "0.1"], "impossible, use: --loss.kl 0"),
+        (["--demo", "--teacher.no-enabled", "--loss.feature", "1"], "use: --loss.feature 0"),
+        (["--teacher.results", "taught"], "--loss.feature 0"),
         (["--train.log-every", "0"], "at least 1"),
         (["--train.steps-per-epoch", "-1"], "at least 1"),
-        (["--data.batch-size", "0"], "multiple of"),
+        (["--data.batch-size", "0"], "data.batch_size must be at least 1: 0"),
         (["--student.pool-window", "0"], "at least 1"),
-        (["--infer-config.overlap", "600"], "twice the overlap"),
+        (["--inference.overlap", "600"], "twice the overlap"),
         (["--device", "gpu"], "cuda"),
         (["--evaluate", "--infer"], "at most one"),
-        (["--infer-config.tile", "0"], "twice the overlap"),
-        (["--train.clip-norm", "-1"], "clip_norm must not be negative"),
-        (["--train.seed", "-1"], "seed must not be negative"),
-        (["--train.cycle-growth", "-1"], "above 0"),
-        (["--data.workers", "-1"], "must not be negative"),
+        (["--inference.tile", "0"], "inference.tile must be at least 1: 0"),
+        (["--train.clip-norm", "-1"], "train.clip_norm must be at least 0: -1"),
+        (["--train.seed", "-1"], "train.seed must be at least 0: -1"),
+        (["--train.cycle-growth", "-1"], "train.cycle_growth must be at least"),
+        (["--data.workers", "-1"], "data.workers must be at least 0: -1"),
         (["--student.width", "0"], "at least 1"),
         (["--input", "photo.jpg"], "--input is for --infer"),
         (["--demo", "--output", "here"], "--output is for --infer"),
         (["--resume", "--train.initial-weights", "a.pth"], "leave out --train.initial-weights"),
         (["--checkpoint", "a.pth"], "--checkpoint is for --infer or --evaluate"),
         (["--infer", "--teacher-too"], "--teacher-too is for --evaluate"),
-        (["--infer", "--size", "live"], "student_live.pth"),
-        (["--evaluate", "--size", "live"], "--size is for training"),
-        (["--teacher.dim", "15"], "must be even"),
-        (["--teacher.blocks", "0", "1", "1", "1"], "at least 1 each"),
-        (["--teacher.heads", "3", "3", "3", "3"], "must divide the channels"),
+        (["--evaluate", "--size", "live"], "--size is for training or --infer"),
+        (["--strength", "0.5"], "--strength is for --infer"),
+        (["--infer", "--strength", "1.5"], "strength must be from 0 to 1: 1.5"),
     ],
 )
 def test_impossible_settings_say_why(flags, reason, capsys):
@@ -176,6 +176,47 @@ def test_ctrl_c_is_no_traceback(monkeypatch, capsys):
 def test_a_missing_gpu_is_an_error_with_advice(capsys):
     assert script.main(["--device", "cuda", "--infer"]) == 1
     assert "--device cpu" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("group", script.LIMITS)
+def test_every_limit_holds_and_names_its_setting(group):
+    default = getattr(script.Config(), group)
+    for name, (low, high) in script.LIMITS[group].items():
+        value = getattr(default, name)
+        for beyond in (low - 1, high + 1)[: 1 if high == math.inf else 2]:
+            wrong = (beyond,) * len(value) if isinstance(value, tuple) else beyond
+            with pytest.raises(ValueError, match=f"{group}.{name} must be"):
+                dataclasses.replace(default, **{name: wrong})
+
+
+def test_without_a_teacher_its_terms_are_left_out_and_one_line_says_so(capsys):
+    config = script.read_config(["--teacher.no-enabled", "--loss.ssim", "3"])
+    assert capsys.readouterr().out.splitlines() == [
+        "without a teacher: no loss terms perceptual, feature, kl"
+    ]
+    usual = script.LossConfig(ssim=3.0)
+    assert config.loss == dataclasses.replace(usual, perceptual=0.0, feature=0.0, kl=0.0)
+    assert config.loss == usual.without_teacher() and config.loss.teacher_terms == []
+    assert not config.teacher.enabled
+    assert script.read_config(["--demo", "--teacher.no-enabled"]).loss.teacher_terms == []
+    assert capsys.readouterr().out == "without a teacher: no loss terms feature, kl\n"
+
+
+def test_a_config_without_a_teacher_may_not_ask_for_its_terms():
+    alone = script.TeacherConfig(enabled=False)
+    with pytest.raises(ValueError, match="--loss.perceptual 0 --loss.feature 0 --loss.kl 0"):
+        script.Config(teacher=alone)
+    script.Config(teacher=alone, loss=script.LossConfig().without_teacher())
+
+
+def test_stored_results_ask_for_what_goes_with_them(tmp_path):
+    stored = script.TeacherConfig(results=tmp_path)
+    images = script.LossConfig(feature=0)
+    with pytest.raises(ValueError, match="--loss.feature 0"):
+        script.Config(teacher=stored)
+    with pytest.raises(ValueError, match="--data.reduction-chance 0"):
+        script.Config(teacher=stored, loss=images, data=script.DataConfig(reduction_chance=0.5))
+    script.Config(teacher=stored, loss=images)
 
 
 def test_all_weights_zero_is_refused():

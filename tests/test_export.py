@@ -8,6 +8,8 @@ import torch
 from conftest import TINY_STUDENT
 
 import main_sharpening_script as script
+from sharpening import SharpeningError
+from sharpening.runtime import require_package
 from tools import export_onnx
 
 REASON = "export needs onnx, onnxscript and onnxruntime: pip install -r requirements-dev.txt"
@@ -69,7 +71,7 @@ def test_a_file_that_differs_is_refused_and_the_old_one_stays(
     monkeypatch.setattr(export_onnx, "differences", lambda net, path: {"1x5x3": 2e-4})
     output = tmp_path / "student.onnx"
     output.write_bytes(b"the old one")
-    with pytest.raises(script.SharpeningError, match="differs from PyTorch by 2.0e-04 at 1x5x3"):
+    with pytest.raises(SharpeningError, match="differs from PyTorch by 2.0e-04 at 1x5x3"):
         export_onnx.export(
             script.load_student(checkpoint), export_onnx.ExportConfig(checkpoint, output)
         )
@@ -77,5 +79,5 @@ def test_a_file_that_differs_is_refused_and_the_old_one_stays(
 
 
 def test_a_missing_package_is_named():
-    with pytest.raises(script.SharpeningError, match="no_such_package: pip install"):
-        script.need("no_such_package")
+    with pytest.raises(SharpeningError, match="no_such_package: pip install"):
+        require_package("no_such_package")

@@ -7,6 +7,7 @@ import pytest
 from conftest import TINY_STUDENT
 
 import main_sharpening_script as script
+from sharpening import SharpeningError
 from tools import growth
 
 
@@ -49,5 +50,5 @@ def test_every_size_has_a_process_of_its_own():
 
 
 def test_a_process_that_is_killed_is_an_error_that_names_the_size():
-    with pytest.raises(script.SharpeningError, match="measured 9 was killed"):
+    with pytest.raises(SharpeningError, match="measured 9 was killed"):
         growth.in_fresh_process(os._exit, 9)

@@ -8,7 +8,6 @@ import queue
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import zlib
 from fractions import Fraction
@@ -22,7 +21,7 @@ from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 from stress_corpus import make_stress_corpus, make_video
 
 from sharpening import media_files
-from sharpening.file_inference import Plan, plan_jobs
+from sharpening.file_inference import plan_jobs
 from sharpening.media_files import MediaError, read_picture, transform_video, write_picture
 
 EXTENSION = {"JPEG2000": "jp2", "TIFF": "tif"}
@@ -671,181 +670,6 @@ def test_reading_16_bits_stays_within_its_memory(tmp_path, peak_of, width):
     picture = dataclasses.replace(picture, rgb=picture.rgb.astype(np.uint16))
     write_picture(picture, picture.rgb, tmp_path / "b.png")
     assert 6 < peak_of("p = m.read_picture('b.png')", tmp_path) / (width * 4000) < 18
-
-
-# Planning -------------------------------------------------------------------------------------
-
-
-def touched(folder: Path, *names: str) -> Path:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(b"x")
-    return folder
-
-
-def names_of(plan: Plan, root: Path) -> list[str]:
-    return [str(job.target.relative_to(root)) for job in plan.jobs]
-
-
-def test_folders_keep_structure_and_natural_order(tmp_path):
-    source = touched(
-        tmp_path / "in", "a10.png", "a2.PNG", "b/c/d.jpg", ".hidden.png", "notes.txt", "z.mp4"
-    )
-    touched(source, ".secret/a.png", media_files.PARTIAL + "12.png")
-    plan = plan_jobs(source, tmp_path / "out")
-    assert names_of(plan, tmp_path / "out") == ["a2.PNG", "a10.png", "b/c/d.jpg", "z.mp4"]
-    assert [job.kind for job in plan.jobs] == ["image"] * 3 + ["video"]
-    assert [path.name for path in plan.ignored] == ["notes.txt"]
-    assert not plan.problems
-
-
-@pytest.mark.parametrize("suffix", [*media_files.FOREIGN_PICTURES, ".HEIC"])
-def test_pictures_that_are_not_read_are_failures_and_no_other_name_changes(tmp_path, suffix):
-    source = touched(tmp_path / "in", f"a{suffix}", "a.png", "notes.txt")
-    plan = plan_jobs(source, tmp_path / "out", format="jpg")
-    assert names_of(plan, tmp_path / "out") == ["a.jpg"]
-    assert [path.name for path in plan.ignored] == ["notes.txt"]
-    assert plan_jobs(source / f"a{suffix}", tmp_path / "out").problems[0].path.suffix == suffix
-    assert [problem.path.name for problem in plan.problems] == [f"a{suffix}"]
-    assert "convert it to JPEG" in plan.problems[0].reason
-
-
-def test_collisions_get_distinct_stable_names(tmp_path):
-    names = ["a.png", "a.jpg", "a_png.bmp", "b.png", "v.avi", "v.webm", "v.mkv"]
-    source = touched(tmp_path / "in", *names)
-    plan = plan_jobs(source, tmp_path / "out", format="webp")
-    targets = names_of(plan, tmp_path / "out")
-    assert len(set(targets)) == len(names)
-    assert {"a_jpg.webp", "a_png.webp", "a_png_.webp", "b.webp"} < set(targets)
-    assert {"v_avi.mkv", "v_webm.mkv", "v_mkv.mkv"} < set(targets)
-    assert names_of(plan_jobs(source, tmp_path / "out", format="webp"), tmp_path / "out") == targets
-
-
-def test_finished_files_are_skipped_unless_overwritten(tmp_path):
-    source = touched(tmp_path / "in", "a.png", "b.png")
-    touched(tmp_path / "out", "a.png")
-    plan = plan_jobs(source, tmp_path / "out")
-    assert [job.source.name for job in plan.finished] == ["a.png"]
-    assert [job.source.name for job in plan.jobs] == ["b.png"]
-    assert len(plan_jobs(source, tmp_path / "out", overwrite=True).jobs) == 2
-
-
-def test_loops_end_and_dangling_links_are_reported(tmp_path):
-    source = touched(tmp_path / "in", "a/x.png", "b/y.png")
-    (source / "a" / "up").symlink_to(source)
-    (source / "self.png").symlink_to(source / "self.png")
-    (source / "gone.jpg").symlink_to(tmp_path / "nowhere")
-    plan = plan_jobs(source, tmp_path / "out")
-    assert names_of(plan, tmp_path / "out") == ["a/x.png", "b/y.png"]
-    assert sorted(problem.path.name for problem in plan.problems) == ["gone.jpg", "self.png"]
-
-
-@pytest.mark.parametrize("output", ["in", "in/out", "in/../in", "link", "."])
-def test_outputs_that_would_be_inputs_are_refused(tmp_path, output):
-    source = touched(tmp_path / "in", "a.png", "in/b.png")
-    (tmp_path / "link").symlink_to(source)
-    with pytest.raises(MediaError, match="choose another"):
-        plan_jobs(source, tmp_path / output)
-
-
-def test_an_input_folder_that_links_to_the_output_is_refused(tmp_path):
-    source = touched(tmp_path / "in", "a.png")
-    touched(tmp_path / "out", "b.png")
-    (source / "results").symlink_to(tmp_path / "out")
-    with pytest.raises(MediaError, match="choose another"):
-        plan_jobs(source, tmp_path / "out")
-
-
-@pytest.mark.parametrize("output", ["file", "file/below", "file/far/below", "link", "loop"])
-def test_an_output_that_cannot_be_a_folder_is_refused(tmp_path, output):
-    source = touched(tmp_path / "in", "a.png", "b.png")
-    touched(tmp_path, "file")
-    (tmp_path / "link").symlink_to(tmp_path / "file")
-    (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    for each in (source, source / "a.png"):
-        with pytest.raises(MediaError, match=f"{output}: .*not a folder: choose another output"):
-            plan_jobs(each, tmp_path / output)
-
-
-def test_a_link_to_itself_below_the_output_fails_only_its_own_jobs(tmp_path):
-    source = touched(tmp_path / "in", "a.png")
-    saved(touched(source, "b/x") / "b", picture_of("RGB"), "c.png", "PNG")
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "b").symlink_to("b")
-    plan = plan_jobs(source, tmp_path / "out")
-    assert names_of(plan, tmp_path / "out") == ["a.png", "b/c.png"]
-    picture = read_picture(plan.jobs[1].source)
-    with pytest.raises(MediaError, match="c.png: cannot be written"):
-        write_picture(picture, picture.rgb, plan.jobs[1].target)
-
-
-@pytest.fixture
-def locked_out():
-    """A folder, and this process without the rights of root, who may enter every folder."""
-    with tempfile.TemporaryDirectory() as name:
-        folder, user = Path(name), os.geteuid()
-        folder.chmod(0o777)
-        if user == 0:
-            os.seteuid(65534)
-        yield folder
-        os.seteuid(user)
-
-
-def test_a_folder_that_may_be_listed_but_not_entered_costs_only_itself(locked_out):
-    source = touched(locked_out / "in", "a.png", "locked/b.png", "locked/c.txt", "z.png")
-    (source / "link.png").symlink_to(source / "locked" / "b.png")
-    (source / "locked").chmod(0o444)
-    plan = plan_jobs(source, locked_out / "out")
-    assert names_of(plan, locked_out / "out") == ["a.png", "z.png"]
-    assert [problem.path.name for problem in plan.problems] == ["link.png", "b.png", "c.txt"]
-    assert all("(Permission denied)" in problem.reason for problem in plan.problems)
-    with pytest.raises(MediaError, match="b.png: .*Permission denied"):
-        plan_jobs(source / "locked" / "b.png", locked_out / "out")
-    with pytest.raises(MediaError, match="b.mp4: .*Permission denied"):
-        media_files.frame_count_hint(source / "locked" / "b.mp4")
-    outputs = plan_jobs(source / "a.png", source / "locked" / "out")
-    assert [problem.path.name for problem in outputs.problems] == ["a.png"]
-
-
-def test_an_output_folder_that_may_not_be_entered_gives_problems(locked_out):
-    source = touched(locked_out / "in", "a.png", "sub/b.png")
-    touched(locked_out / "out", "sub/old").joinpath("sub").chmod(0)
-    plan = plan_jobs(source, locked_out / "out")
-    assert names_of(plan, locked_out / "out") == ["a.png"]
-    assert [problem.path for problem in plan.problems] == [locked_out / "out" / "sub" / "b.png"]
-
-
-def test_a_name_that_is_too_long_is_refused_before_the_work(tmp_path):
-    source = make_video(tmp_path / "a.mp4")
-    with pytest.raises(MediaError, match="File name too long"):
-        transform_video(source, tmp_path / "out" / ("x" * 252 + ".mp4"), lambda frames: 1 / 0)
-    assert not list((tmp_path / "out").iterdir())
-
-
-def test_a_name_that_grows_too_long_costs_only_itself(tmp_path):
-    source = touched(tmp_path / "in", "a.png", "x" * 251 + ".png")
-    assert len(plan_jobs(source, tmp_path / "out").jobs) == 2
-    (tmp_path / "out").mkdir()  # before that, nothing tells how long a name may be there
-    plan = plan_jobs(source, tmp_path / "out", format="webp")
-    assert names_of(plan, tmp_path / "out") == ["a.webp"]
-    assert plan.problems[0].path == tmp_path / "out" / ("x" * 251 + ".webp")
-    assert "File name too long" in plan.problems[0].reason
-    with pytest.raises(MediaError, match="File name too long"):
-        plan_jobs(tmp_path / ("x" * 256), tmp_path / "out")
-
-
-def test_single_files(tmp_path):
-    source = touched(tmp_path, "a.png", "clip.webm", "b.psd", "extensionless") / "a.png"
-    assert names_of(plan_jobs(source, tmp_path / "out"), tmp_path) == ["out/a.png"]
-    clip = plan_jobs(tmp_path / "clip.webm", tmp_path / "out").jobs[0]
-    assert (clip.kind, clip.target.name) == ("video", "clip.mkv")
-    assert plan_jobs(tmp_path / "extensionless", tmp_path / "out").jobs[0].kind == "image"
-    assert "choose a format" in plan_jobs(tmp_path / "b.psd", tmp_path / "out").problems[0].reason
-    assert "source itself" in plan_jobs(source, tmp_path, overwrite=True).problems[0].reason
-    with pytest.raises(MediaError, match="no such file"):
-        plan_jobs(tmp_path / "none.png", tmp_path / "out")
-    with pytest.raises(ValueError, match="choose one of"):
-        plan_jobs(source, tmp_path / "out", format="docx")
 
 
 # Video ----------------------------------------------------------------------------------------

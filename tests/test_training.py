@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import json
-import math
 import os
 import signal
 import subprocess
@@ -11,12 +10,14 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from conftest import changed, tiny_restormer, write_pairs
+from conftest import changed, save, tiny_restormer
 
 import main_sharpening_script as script
+from sharpening.image_pairs import add_teacher_results, read_rgb
+from sharpening.media_files import MediaError
+from sharpening.muon import MuonAndAdam
 
 
 def weights(path):
@@ -93,7 +94,7 @@ def test_accumulating_four_times_one_equals_one_times_four(config, runtime):
         script.split_pairs(config, "train"), config.data, config.train.seed
     )
     blurry, sharp, _ = script.prepare_batch(
-        next(script.training_batches(dataset, 0, runtime)), config, runtime.device
+        next(script.training_batches(dataset, 0, runtime)), config.degradation, 0, runtime.device
     )
     gradients = []
     for parts in (1, 4):
@@ -106,14 +107,17 @@ def test_accumulating_four_times_one_equals_one_times_four(config, runtime):
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-7)
 
 
-@pytest.mark.parametrize("network", ["student", "restormer"])
-def test_a_training_may_begin_with_given_weights(config, run, runtime, network):
-    tiny = {"dim": 4, "blocks": (1, 1, 1, 1), "heads": (1, 1, 2, 2)}
-    config = changed(config, loss={"feature": 0, "kl": 0}, teacher=tiny)
-    config = changed(config, train={"network": network})
-    given = run(config)
-    begun = changed(config, train={"initial_weights": given})
-    assert same(script.fresh_state(begun, None, runtime).trainee.net.state_dict(), weights(given))
+def build_restormer(config):
+    return tiny_restormer(seed=config.train.seed)
+
+
+@pytest.mark.parametrize("build", [script.build_network, build_restormer])
+def test_a_training_may_begin_with_given_weights(config, runtime, build):
+    config = changed(config, loss={"feature": 0, "kl": 0})
+    given = script.train(config, runtime, build)
+    begun = changed(config, train={"initial_weights": given, "seed": 5})
+    fresh = script.fresh_state(begun, None, runtime, build)
+    assert same(fresh.trainee.net.state_dict(), weights(given))
 
 
 def test_given_weights_are_measured_before_the_first_step(config, run, tmp_path):
@@ -147,7 +151,7 @@ def test_initial_weights_of_other_sizes_are_named(config, runtime, tmp_path):
 def test_interrupted_and_resumed_equals_unbroken(
     config, run, tmp_path, monkeypatch, synthetic, optimizer
 ):
-    monkeypatch.setattr(script.MuonAndAdam, "NARROWEST", 4)
+    monkeypatch.setattr(MuonAndAdam, "NARROWEST", 4)
     config = changed(config, train={"optimizer": optimizer})
     if synthetic:
         for index in range(6):
@@ -191,7 +195,7 @@ def test_an_older_training_is_not_overwritten(config, run):
     run(changed(config, overwrite=True))
 
 
-def test_a_non_finite_loss_names_step_and_files_and_keeps_what_was_saved(config, run, monkeypatch):
+def test_a_non_finite_loss_names_its_step_and_keeps_what_was_saved(config, run, monkeypatch):
     loss, calls = script.distillation_loss, []
 
     def poisoned(*arguments):
@@ -200,7 +204,7 @@ def test_a_non_finite_loss_names_step_and_files_and_keeps_what_was_saved(config,
         return (total * float("nan") if len(calls) == 7 else total), terms
 
     monkeypatch.setattr(script, "distillation_loss", poisoned)
-    with pytest.raises(script.SharpeningError, match=r"nan at step 4 .*sharp.\d\.png.*--resume"):
+    with pytest.raises(script.SharpeningError, match=r"loss is nan at step 4: .*--resume"):
         run(config)
     saved = script.load_checkpoint(config.train.folder / "last.pth")
     assert saved["step"] == 3
@@ -218,7 +222,7 @@ def test_a_gradient_that_is_not_finite_spoils_nothing(config, run, monkeypatch):
 
     monkeypatch.setattr(script, "distillation_loss", poisoned)
     unclipped = changed(config, train={"clip_norm": 0.0})
-    with pytest.raises(script.SharpeningError, match=r"gradient is nan at step 4 .*sharp.\d\.png"):
+    with pytest.raises(script.SharpeningError, match="gradient is nan at step 4: "):
         run(unclipped)
     saved = script.load_checkpoint(config.train.folder / "last.pth")
     assert saved["step"] == 3
@@ -229,7 +233,7 @@ def test_a_gradient_that_is_not_finite_spoils_nothing(config, run, monkeypatch):
 def test_a_damaged_training_image_is_named_before_anything_is_written(config, run):
     path = config.data.root / "train" / "sharp" / "2.png"
     path.write_bytes(path.read_bytes()[:900])
-    with pytest.raises(script.MediaError, match=r"sharp.2\.png"):
+    with pytest.raises(MediaError, match=r"sharp.2\.png"):
         run(config)
     assert not (config.train.folder / "last.pth").exists()
 
@@ -296,12 +300,13 @@ def test_switching_the_optimizer_at_resume_is_refused(config, run):
         run(changed(config, resume=True, train={"optimizer": "muon"}))
 
 
-def test_resuming_drops_a_line_of_metrics_that_was_cut(config, run):
+def test_resuming_goes_on_with_the_log(config, run):
     run(config)
     log = config.train.folder / "metrics.jsonl"
-    log.write_text(log.read_text() + '{"step": 6, "lo')
+    log.write_text(log.read_text() + '{"step": 6, "lo')  # as a power cut leaves it
     run(changed(config, resume=True, train={"epochs": 3}))
-    assert [line["step"] for line in lines(config.train.folder)][-1] == 9
+    steps = [line["step"] for line in lines(config.train.folder) if "loss" in line]
+    assert steps == list(range(1, 10))
 
 
 def test_missing_teacher_weights_say_where_to_get_them(config, run, tmp_path):
@@ -317,17 +322,45 @@ def test_resuming_another_architecture_is_refused(config, run):
         run(other)
 
 
-def test_a_restormer_trains_from_scratch_and_then_teaches(config, run, tmp_path):
-    alone = script.LossConfig(perceptual=0, feature=0, kl=0)
-    small = {"dim": 4, "blocks": (1, 1, 1, 1), "refinement_blocks": 1, "heads": (1, 1, 2, 2)}
-    scratch = changed(config, loss=alone, train={"network": "restormer"}, teacher=small)
-    path = run(scratch)
-    assert path.name == "restormer_ema_final_epoch_002.pth"
-    taught = changed(
-        config, teacher={"weights": path}, train={"folder": tmp_path / "b", "epochs": 1}
+class OneConvolution(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.only = torch.nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, blurry):
+        return blurry + self.only(blurry)
+
+
+def test_what_is_handed_in_is_trained_and_is_what_the_final_checkpoint_holds(config, runtime):
+    given, built = [], []
+
+    def build(config):
+        given.append(config)
+        built.append(OneConvolution())
+        return built[-1]
+
+    alone = changed(config, loss=config.loss.without_teacher(), teacher={"enabled": False})
+    final = script.load_checkpoint(script.train(alone, runtime, build))
+    assert given == [alone]
+    torch.manual_seed(config.train.seed)
+    assert not same(built[0].state_dict(), OneConvolution().state_dict())
+    last = script.load_checkpoint(config.train.folder / "last.pth")
+    assert same(last["params"], built[0].state_dict())
+    assert same(final["params"], last["ema"]) and "student" not in final
+    resumed = changed(alone, resume=True, train={"epochs": 3})
+    assert script.load_checkpoint(script.train(resumed, runtime, build))["step"] == 9
+
+
+def test_a_restormer_trains_from_scratch_and_then_teaches(config, runtime, run, tmp_path):
+    scratch = changed(config, loss=config.loss.without_teacher())
+    path = script.train(scratch, runtime, build_restormer)
+    assert same(script.restormer_from_weights(path).state_dict(), weights(path))
+    assert not same(build_restormer(scratch).state_dict(), weights(path))
+    run(
+        changed(
+            config, teacher={"weights": path}, train={"folder": tmp_path / "taught", "epochs": 1}
+        )
     )
-    run(taught)
-    assert script.parameters(script.restormer_from_weights(path)) > 0
 
 
 def test_training_lowers_the_loss(config, run):
@@ -414,152 +447,52 @@ def test_ema_network_is_not_the_trained_one(config, runtime):
     assert state.ema is not state.trainee.net
 
 
-# --- Muon
-
-
-def stepped(kernel, gradient, steps=1):
-    """What Muon makes of a copy of the kernel at a learning rate of 0.01."""
-    kernel = torch.nn.Parameter(kernel.clone(memory_format=torch.preserve_format))
-    optimizer = script.MuonAndAdam([kernel], 0.01)
-    for _ in range(steps):
-        kernel.grad = gradient.clone()
-        optimizer.step()
-    return kernel.detach()
-
-
-def test_muon_moves_all_directions_of_a_kernel_alike():
-    kernel = torch.randn(16, 32, 3, 3)
-    scales = torch.logspace(0, -1.5, 16)[:, None, None, None]  # the last rows hardly matter
-    moved = kernel - stepped(kernel, torch.randn(16, 32, 3, 3) * scales)
-    values = torch.linalg.svdvals(moved.flatten(1)) / (0.01 * 0.2 * math.sqrt(32 * 9))
-    assert values.min() > 0.6
-    assert values.max() < 1.3
-    size = moved.square().mean().sqrt()  # as the RMS of 0.2 that Adam's steps have
-    assert size == pytest.approx(0.01 * 0.2, rel=0.2)
-
-
-def test_muon_asks_for_the_direction_of_a_gradient_alone_and_not_for_its_memory():
-    kernel, gradient = torch.randn(16, 32, 3, 3), torch.randn(16, 32, 3, 3)
-    moved = stepped(kernel, gradient, 3)
-    assert torch.equal(stepped(kernel, 64 * gradient, 3), moved)
-    last = kernel.to(memory_format=torch.channels_last)
-    assert torch.equal(stepped(last, gradient, 3), moved)
-
-
-def test_muon_leaves_what_is_no_wide_kernel_to_adam():
-    shapes = [(64,), (15, 64, 3, 3), (64, 3, 3, 3), (4, 4)]
-    ours, oracle = ([torch.nn.Parameter(torch.ones(s)) for s in shapes] for _ in range(2))
-    optimizers = script.MuonAndAdam(ours, 0.01), torch.optim.Adam(oracle, 0.01, (0.9, 0.99))
-    optimizers[1].param_groups[0]["lr"] = optimizers[0].param_groups[0]["lr"] = 0.003
-    for a, b in zip(ours, oracle, strict=True):
-        a.grad = b.grad = torch.randn_like(a)
-    for optimizer in optimizers:
-        optimizer.step()
-    assert all(torch.equal(a, b) for a, b in zip(ours, oracle, strict=True))
-
-
-# --- the teacher's results, kept
+# --- a teacher's results
 
 
 @pytest.fixture
-def keeping(config, tmp_path):
-    return changed(config, loss={"feature": 0}, teacher={"cache": tmp_path / "taught"})
+def with_results(config, tmp_path):
+    """Results of a program that inverts, and no teacher that could be read."""
+    for pair in script.split_pairs(config, "train"):
+        save(tmp_path / "taught" / f"{pair.name}.png", 255 - read_rgb(pair.blurry))
+    teacher = {"results": tmp_path / "taught", "weights": tmp_path / "absent.pth"}
+    return changed(config, loss={"feature": 0}, teacher=teacher)
 
 
-def test_what_the_teacher_makes_is_kept_for_whole_images(keeping, runtime):
-    pairs = script.split_pairs(keeping, "train")
-    kept = script.keep_taught(pairs, keeping, runtime)
-    assert [pair.name for pair in kept] == [pair.name for pair in pairs]
-    teacher = script.restormer_from_weights(keeping.teacher.weights)
-    for pair in kept:
-        blurry, _, taught = script.read_pair(pair)
-        assert np.array_equal(taught, script.sharpen_whole(teacher, blurry, runtime))
-
-
-def test_kept_results_are_cropped_and_turned_like_their_images(keeping):
-    """A teacher that changes nothing: whatever happens to the blurred crop must happen to its."""
-    pairs = [
-        script.dataclasses.replace(pair, taught=pair.blurry)
-        for pair in script.split_pairs(keeping, "train")
-    ]
-    dataset = script.GoProSharpeningDataset(pairs, keeping.data, seed=3)
-    plain = script.GoProSharpeningDataset(script.split_pairs(keeping, "train"), keeping.data, 3)
+def test_results_are_cropped_flipped_and_turned_like_their_images(with_results):
+    pairs = script.split_pairs(with_results, "train")
+    stored = add_teacher_results(pairs, with_results.teacher.results, 0.5)
+    dataset = script.GoProSharpeningDataset(stored, with_results.data, seed=3)
+    plain = script.GoProSharpeningDataset(pairs, with_results.data, seed=3)
     for draw in range(40):
-        blurry, sharp, taught, keys = dataset[draw]
-        assert torch.equal(taught, blurry) and not torch.equal(taught, sharp)
-        for one, other in zip((blurry, sharp, keys), plain[draw], strict=True):
+        blurry, sharp, taught, blur_seeds = dataset[draw]
+        assert torch.equal(taught, 255 - blurry) and not torch.equal(taught, sharp)
+        for one, other in zip((blurry, sharp, blur_seeds), plain[draw], strict=True):
             assert torch.equal(one, other)
 
 
-def test_a_run_with_kept_results_learns_from_them(keeping, run, monkeypatch):
-    """Its KL term is that of the files, and a second run computes none of them again."""
-    computed = []
-    sharpen = script.sharpen_image
-    monkeypatch.setattr(
-        script, "sharpen_image", lambda *given: computed.append(1) or sharpen(*given)
+def test_a_run_learns_from_stored_results_and_needs_no_teacher(with_results, run):
+    """Its KL term is that of the files: others give other weights, the same ones the same."""
+    again, other = (
+        changed(with_results, train={"folder": with_results.train.folder.with_name(name)})
+        for name in ("again", "other")
     )
-    run(keeping)
-    assert len(computed) == 6
-    monkeypatch.setattr(script, "restormer_from_weights", None)  # nor is the teacher read again
-    again = changed(keeping, train={"folder": keeping.train.folder.with_name("again")})
+    run(with_results)
     run(again)
-    assert len(computed) == 6
-    for path in sorted(keeping.teacher.cache.rglob("*.png"))[:3]:
-        script.Image.fromarray(255 - script.read_rgb(path)).save(path)
-    other = changed(keeping, train={"folder": keeping.train.folder.with_name("other")})
+    for path in sorted(with_results.teacher.results.glob("*.png"))[:3]:
+        save(path, 255 - read_rgb(path))
     run(other)
-    assert len(computed) == 6
     first, same_files, other_files = (
-        weights(each.train.folder / "last.pth") for each in (keeping, again, other)
+        weights(each.train.folder / "last.pth") for each in (with_results, again, other)
     )
     assert same(first, same_files) and not same(first, other_files)
+    assert all("kl" in line for line in lines(again.train.folder) if "loss" in line)
 
 
-def test_kept_results_of_another_image_or_teacher_are_not_used(keeping, runtime, monkeypatch):
-    pairs, computed = script.split_pairs(keeping, "train"), []
-    sharpen = script.sharpen_image
-    monkeypatch.setattr(
-        script, "sharpen_image", lambda *given: computed.append(1) or sharpen(*given)
-    )
-    kept = script.keep_taught(pairs, keeping, runtime)
-    later = kept[2].taught.stat().st_mtime + 10
-    os.utime(pairs[2].blurry, (later, later))
-    script.keep_taught(pairs, keeping, runtime)
-    assert len(computed) == 7
-    torch.save({"params": tiny_restormer(seed=1).state_dict()}, keeping.teacher.weights)
-    others = script.keep_taught(pairs, keeping, runtime)
-    assert len(computed) == 13 and not {p.taught for p in kept} & {p.taught for p in others}
-
-
-def test_kept_results_of_one_name_in_two_data_sets_stay_apart(keeping, runtime, tmp_path):
-    other = changed(keeping, data={"root": tmp_path / "other"})
-    for split, count in (("train", 2), ("test", 1)):
-        write_pairs(other.data.root / split, count, size=(32, 40))
-    ours, theirs = (
-        script.keep_taught(script.split_pairs(each, "train"), each, runtime)[0]
-        for each in (keeping, other)
-    )
-    assert ours.name == theirs.name
-    assert [len(script.read_pair(pair)) for pair in (ours, theirs)] == [3, 3]  # of their own sizes
-
-
-def test_what_cannot_be_kept_is_refused(keeping, runtime):
-    with pytest.raises(ValueError, match="--loss.feature 0"):
-        changed(keeping, loss={"feature": 0.1})
-    with pytest.raises(ValueError, match="--data.reduction-chance 0"):
-        changed(keeping, data={"reduction_chance": 0.5})
-    real = script.split_pairs(keeping, "train")
-    synthetic = [script.Pair("s", real[0].sharp)]
-    for pairs, share in ((real + synthetic, 0.5), (synthetic, 0.0)):
-        settings = changed(keeping, data={"synthetic_share": share})
-        with pytest.raises(script.SharpeningError, match="synthetic blur, which is new each time"):
-            script.keep_taught(pairs, settings, runtime)
-    settings = changed(keeping, data={"synthetic_share": 0.0})
-    assert len(script.keep_taught(real + synthetic, settings, runtime)) == len(real)
-
-
-def test_a_kept_result_of_another_size_is_named(keeping, runtime):
-    (pair, *_) = script.keep_taught(script.split_pairs(keeping, "train"), keeping, runtime)
-    script.Image.new("RGB", (5, 7)).save(pair.taught)
-    with pytest.raises(script.SharpeningError, match=r"0_\w+\.png is 5 x 7 pixels"):
-        script.read_pair(pair)
+def test_a_run_with_results_that_do_not_fit_is_refused_before_anything_is_written(
+    with_results, run
+):
+    (with_results.teacher.results / "3.png").unlink()
+    with pytest.raises(script.SharpeningError, match="taught has no results for 1 .*such as 3: "):
+        run(with_results)
+    assert not with_results.train.folder.exists()

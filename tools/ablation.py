@@ -1,12 +1,13 @@
-"""What each term of the loss is worth at equal budget: `python tools/ablation.py`.
+"""What each term of the loss, or each kind of block, is worth at equal budget.
 
-Trains a student with L1 alone, with L1 and each other term, and with all, on the demo's photographs
-and blur, where the small teacher that ships is better than a student of as few steps; the seeds
-(initial weights, crops, blur) are the same for every variant. Finished runs are kept in `--folder`
-and not repeated. The perceptual term joins in where VGG-19 weights are given.
+    python tools/ablation.py                     L1 alone, with each other term, with all
+    python tools/ablation.py --compare blocks    blocks, stems and proportions (tools/blocks.py)
+
+Every variant is trained on the demo's photographs and blur from the same seeds (initial weights,
+crops, blur). The terms are taught by the small teacher that ships, which is better than a student
+of so few steps; the blocks have no teacher. Finished runs are stored in `--folder` and not
+repeated. The perceptual term is added where VGG-19 weights are given.
 """
-
-from __future__ import annotations
 
 import dataclasses
 import functools
@@ -20,10 +21,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import main_sharpening_script as script
 from sharpening.media_files import atomic_write
+from sharpening.runtime import start_runtime
+from tools.blocks import BLOCKS, WithBlocks
 from tools.common import run_tool
 
 WEIGHTS = {"feature": 1.0, "kl": 0.01, "ssim": 10.0, "frequency": 1.0}
@@ -33,8 +37,10 @@ and `frequency`, which it lacks."""
 
 @dataclass(frozen=True)
 class AblationConfig:
+    compare: Literal["losses", "blocks"] = "losses"
+    """What differs between the variants."""
     folder: Path = Path("runs/ablation")
-    """Where each run keeps its student and its figures."""
+    """Each run keeps its network and its figures here."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run of every variant for each."""
     steps: int = 400
@@ -47,57 +53,63 @@ class AblationConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
-def variants(config: AblationConfig) -> dict[str, script.LossConfig]:
-    """Name -> loss: L1 alone, with each term, with all, with less of the features, no teacher."""
+@dataclass(frozen=True)
+class Variant:
+    """A loss, and a function that builds the network to train."""
+
+    loss: script.LossConfig
+    build: Callable[[script.Config], nn.Module] = script.build_network
+    sizes: Any = ()
+    """What else tells it from another variant, for the name of its folder."""
+
+
+def losses(config: AblationConfig) -> dict[str, Variant]:
+    """L1 alone, with each term, with all, with less of the features, without a teacher."""
     terms = WEIGHTS | ({"perceptual": 0.01} if config.vgg_weights else {})
     off = dict.fromkeys(script.LOSS_TERMS, 0.0) | {"recon": 1.0}
     chosen = {"L1": {}, **{f"+ {name}": {name: weight} for name, weight in terms.items()}}
     chosen["all"] = terms
     chosen |= {f"all, feature {w}": terms | {"feature": w} for w in (0.1, 0.01)}
     chosen["ssim, frequency"] = {name: terms[name] for name in ("ssim", "frequency")}
+    vgg = {"vgg_weights": config.vgg_weights}
     return {
-        name: script.LossConfig(**off | weights, vgg_weights=config.vgg_weights)
+        name: Variant(script.LossConfig(**off | weights, **vgg), sizes=config.student)
         for name, weights in chosen.items()
     }
 
 
+def blocks() -> dict[str, Variant]:
+    """The candidates of tools/blocks.py, trained with L1 and the spectrum."""
+    loss = script.LossConfig(perceptual=0, feature=0, kl=0, ssim=0, frequency=1)
+    return {
+        name: Variant(loss, lambda _, made=made: WithBlocks(*made), (made[0], made[1].__name__))
+        for name, made in BLOCKS.items()
+    }
+
+
 def train_and_measure(
-    loss: script.LossConfig, seed: int, folder: Path, config: AblationConfig
+    variant: Variant, seed: int, folder: Path, config: AblationConfig
 ) -> dict[str, float]:
-    """PSNR and SSIM of one run of `script.build_network` on the demo's test photographs."""
-    demo = script.DEMO
-    train = dataclasses.replace(
-        demo.train,
-        epochs=1,
-        steps_per_epoch=config.steps,
-        evaluate_every=2,
-        seed=seed,
-        folder=folder,
-        samples=folder / "samples",
-    )
-    run = dataclasses.replace(
+    """PSNR and SSIM of one run on the demo's test photographs."""
+    demo, change = script.DEMO, dataclasses.replace
+    steps = {"epochs": 1, "steps_per_epoch": config.steps, "evaluate_every": 2, "seed": seed}
+    run = change(
         demo,
-        device=config.device,
         student=config.student,
-        data=dataclasses.replace(demo.data, crop=config.crop),
-        teacher=dataclasses.replace(demo.teacher, enabled=bool(loss.teacher_terms)),
-        loss=loss,
-        train=train,
+        data=change(demo.data, crop=config.crop),
+        teacher=change(demo.teacher, enabled=bool(variant.loss.teacher_terms)),
+        loss=variant.loss,
+        train=change(demo.train, **steps, folder=folder, samples=folder / "samples"),
     )
-    with script.start_runtime(run) as runtime:
-        final = script.train(run, runtime)
-        student = script.build_network(run).to(runtime.device).eval()
-        script.load_strictly(student, script.network_weights(script.load_checkpoint(final)), final)
-        images = script.TestImages(script.split_pairs(run, "test"), run)
-        return script.evaluate_quality({"student": student}, images, runtime)
+    with start_runtime(config.device, run.train.precision, seed) as runtime:
+        final = script.train(run, runtime, build=variant.build)
+        net = variant.build(run).eval()
+        script.load_strictly(net, script.network_weights(script.load_checkpoint(final)), final)
+        images = script.EvaluationImages(script.split_pairs(run, "test"), run.degradation)
+        return script.evaluate_quality({"student": script.Sharpener(net, runtime)}, images, runtime)
 
 
-def digest(*what: Any) -> str:
-    """Changes where a run would differ, so that its kept result is not taken for another's."""
-    return hashlib.sha256(repr(what).encode()).hexdigest()[:8]
-
-
-def kept_result(folder: Path, work: Callable[[], dict[str, float]]) -> dict[str, float]:
+def stored_result(folder: Path, work: Callable[[], dict[str, float]]) -> dict[str, float]:
     """What `work` returns, or returned before, by the result.json in its `folder`."""
     done = folder / "result.json"
     if not done.exists():
@@ -107,12 +119,28 @@ def kept_result(folder: Path, work: Callable[[], dict[str, float]]) -> dict[str,
     return json.loads(done.read_text())
 
 
-def summary(results: dict[str, list[dict[str, float]]], kind: str = "loss") -> list[dict[str, Any]]:
+def results_of(variants: dict[str, Variant], config: AblationConfig) -> dict[str, list[dict]]:
+    """Variant -> its figures, seed by seed."""
+    results: dict[str, list[dict]] = {name: [] for name in variants}
+    teacher = script.DEMO.teacher.weights.read_bytes()
+    for seed in config.seeds:
+        for name, variant in variants.items():
+            # changes where a run would differ, so that no result is taken for another's
+            what = repr((variant.loss, variant.sizes, script.DEMO, teacher)).encode()
+            parts = (name.replace(" ", ""), config.steps, config.crop, seed)
+            tag = hashlib.sha256(what).hexdigest()[:8]
+            folder = config.folder / "_".join(map(str, (*parts, tag)))
+            work = functools.partial(train_and_measure, variant, seed, folder, config)
+            results[name].append(stored_result(folder, work))
+    return results
+
+
+def summary(results: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
     """A row for each variant: means over the seeds, and its gain over the first, seed by seed."""
     rows, first = [], next(iter(results.values()))
     for name, runs in results.items():
         gains = [a["psnr_student"] - b["psnr_student"] for a, b in zip(runs, first, strict=True)]
-        row: dict[str, Any] = {kind: name}
+        row: dict[str, Any] = {"variant": name}
         for metric in ("psnr_student", "ssim_student"):
             row[metric] = statistics.mean(run[metric] for run in runs)
         row |= {"gain": statistics.mean(gains)}
@@ -122,24 +150,17 @@ def summary(results: dict[str, list[dict[str, float]]], kind: str = "loss") -> l
 
 
 def main(config: AblationConfig) -> None:
-    results: dict[str, list[dict[str, float]]] = {name: [] for name in variants(config)}
-    teacher = script.DEMO.teacher.weights.read_bytes()
-    for seed in config.seeds:
-        for name, loss in variants(config).items():
-            what = digest(loss, config.student, script.DEMO, teacher)
-            run = f"{name.replace(' ', '')}_{config.steps}_{config.crop}_{seed}_{what}"
-            folder = config.folder / run
-            work = functools.partial(train_and_measure, loss, seed, folder, config)
-            results[name].append(kept_result(folder, work))
+    variants = losses(config) if config.compare == "losses" else blocks()
+    results, first = results_of(variants, config), next(iter(variants))
+    blurry = results[first][0]["psnr_blurry"]
+    print(f"\nblurred {blurry:.3f} dB, SSIM {results[first][0]['ssim_blurry']:.4f}")
+    print(f"{len(config.seeds)} seeds    PSNR dB    SSIM   gain over {first}, mean +- deviation")
     rows = summary(results)
-    blurry = results["L1"][0]
-    print(f"\nblurred {blurry['psnr_blurry']:.3f} dB, SSIM {blurry['ssim_blurry']:.4f}")
-    print(f"{len(config.seeds)} seeds            PSNR dB    SSIM   gain over L1, mean +- deviation")
     for row in rows:
-        print(f"{row['loss']:<18} {row['psnr_student']:8.3f} {row['ssim_student']:8.4f}", end="")
+        print(f"{row['variant']:<22}{row['psnr_student']:8.3f} {row['ssim_student']:8.4f}", end="")
         print(f"   {row['gain']:+.3f} +- {row['spread']:.3f}")
     settings = {k: str(v) for k, v in dataclasses.asdict(config).items()}
-    print(json.dumps({**settings, "blurry": blurry["psnr_blurry"], "rows": rows}))
+    print(json.dumps({**settings, "blurry": blurry, "rows": rows}))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,15 @@
 """Frames per second, measured in turn: `python tools/benchmark.py MODEL [MODEL ...]`.
 
     python tools/benchmark.py standard live --backends pytorch openvino --sizes 512x512
-    python tools/benchmark.py a.pth b.pth --files 3 --tile 960
-    python tools/benchmark.py standard --module package.module:Class --arguments '{"width": 32}'
+    python tools/benchmark.py a.pth b.pth --tile 960
+    python tools/benchmark.py standard --network nafnet --arguments '{"width": 16}'
 
-A model is a checkpoint or, untrained, a size of the student; `--module` adds any network by import
-path. Every round times each candidate once, so that a change of the machine's mood meets all; the
-ratio is to the first. Memory is kept as in the script; threads stay PyTorch's unless given. With
-`--streams 2` calls run side by side on shares of the cores, as in `--infer`: more frames per second
-than one after the other, each of them later.
+A model is a checkpoint or, untrained, a size of the student or a candidate of tools/blocks.py;
+`--network` adds another one. Every round times each candidate once, so that a change
+of the machine's speed meets all; the ratio is to the first. Threads stay PyTorch's unless given.
+With `--side-by-side 2` calls share the cores, as in `--infer`: more frames per second than one
+after the other, but each takes longer.
 """
-
-from __future__ import annotations
 
 import contextlib
 import functools
@@ -19,7 +17,6 @@ import itertools
 import json
 import re
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,13 +26,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import tyro
-from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import main_sharpening_script as script
-from tools.candidates import DTYPES, load_nets, runner
+from sharpening import SharpeningError
+from sharpening.image_pairs import demo_frame
+from sharpening.runtime import pick_device, side_by_side, tune_malloc
 from tools.common import run_tool
-from tools.machine import conditions, peak_memory
+from tools.machine import conditions, peak_memory, time_in_turn
+from tools.networks import Backend, load_nets, with_backend
 
 Key = tuple[str, str, str]
 """A candidate: model, back end, precision."""
@@ -44,9 +43,9 @@ Key = tuple[str, str, str]
 @dataclass(frozen=True)
 class BenchmarkConfig:
     models: tyro.conf.Positional[tuple[str, ...]] = ("standard",)
-    """Checkpoints or names of student sizes (untrained: equally fast)."""
-    module: str | None = None
-    """Another network, `package.module:Class`."""
+    """Checkpoints or names (untrained: equally fast)."""
+    network: str | None = None
+    """Another network: nafnet, restormer or package.module:Class."""
     arguments: str = "{}"
     """Its keyword arguments, JSON."""
     backends: tuple[Literal["pytorch", "compiled", "onnxruntime", "openvino"], ...] = ("pytorch",)
@@ -57,43 +56,22 @@ class BenchmarkConfig:
     """Frames, width x height in pixels."""
     batches: tuple[int, ...] = (1,)
     """Frames per call."""
-    streams: tuple[int, ...] = (1,)
-    """Calls side by side; rows of more than one leave out tiles and files, which have their own."""
+    side_by_side: tuple[int, ...] = (1,)
+    """Calls at the same time. Tiles are not measured for more than one: they have their own."""
     tile: int | None = None
-    """Side of tiles: measures larger frames tiled as well, and their files tiled."""
-    files: int = 0
-    """Rounds of the file to file measurement, 8 PNG frames each, always by wall time; 0: none."""
+    """Side of tiles: measures larger frames tiled as well."""
     device: Literal["cpu", "cuda"] = "cpu"
     rounds: int = 15
-    """Timed calls of each candidate; the medians and 10th to 90th percentiles are theirs."""
+    """Timed calls of each candidate; medians and 10th to 90th percentiles are shown."""
     warm_up: int = 3
     """Calls before, not timed."""
     threads: int | None = None
     """Threads of every back end; None: PyTorch's choice."""
-    clock: Literal["wall", "cpu"] = "wall"
-    """cpu adds up the processor time of all threads: for a machine that does other work."""
 
     def __post_init__(self) -> None:
         for size in self.sizes:
             if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", size):
                 raise ValueError(f"sizes are WIDTHxHEIGHT in pixels, such as 512x512: {size}")
-
-
-def time_in_turn(
-    works: dict[Any, Callable[[], Any]], runtime: script.Runtime, config: BenchmarkConfig
-) -> dict[Any, list[float]]:
-    """Seconds of every call, one call of each per round."""
-    clock = time.process_time if config.clock == "cpu" else time.perf_counter
-    seconds: dict[Any, list[float]] = {key: [] for key in works}
-    for index in range(config.warm_up + config.rounds):
-        for key, work in works.items():
-            runtime.synchronize()
-            start = clock()
-            work()
-            runtime.synchronize()
-            if index >= config.warm_up:
-                seconds[key].append(clock() - start)
-    return seconds
 
 
 def summary(seconds: list[float], frames: int) -> dict[str, float]:
@@ -103,68 +81,68 @@ def summary(seconds: list[float], frames: int) -> dict[str, float]:
 
 
 def work_of(
-    net: Callable, way: str, frame: np.ndarray, x: Tensor, runtime: script.Runtime, tile: int | None
+    made: Backend, way: str, frame: np.ndarray, batch: int, tile: int | None
 ) -> Callable[[], Any]:
-    """One call of what is timed: the net on a tensor, a picture from bytes to bytes whole or in
-    tiles, or a folder of files, in tiles if there is a `tile`."""
-    settings = script.InferConfig(tile=tile if way in ("tiled", "files") else None)
+    """One call of what is timed: the net on a tensor, or a picture from bytes to bytes."""
     if way == "net":
-        inside = isinstance(net, torch.nn.Module)  # others want rows of one channel
-        return functools.partial(script.run_net, net, x if inside else x.contiguous(), runtime)
-    if way in ("image", "tiled"):
-        return functools.partial(script.sharpen_image, net, frame, runtime, settings)
-    return functools.partial(script.file_rate, net, frame, script.Config(), settings, runtime)
+        x = script.to_tensor(frame, made.runtime.device).repeat(batch, 1, 1, 1)
+        inside = isinstance(made.net, torch.nn.Module)  # others want rows of one channel
+        x = x.contiguous(memory_format=torch.channels_last) if inside else x.contiguous()
+        return functools.partial(script.run_net, made.net, x, made.runtime)
+    if way == "image":
+        return functools.partial(made.images, [frame])
+    settings = (made.runtime, tile, script.InferenceConfig.overlap)
+    return functools.partial(script.sharpen_tiled, made.images, frame, *settings)
 
 
-def side_by_side(work: Callable[[], Any], pool: ThreadPoolExecutor, calls: int) -> None:
-    """`calls` of `work` in the streams of `pool`."""
+def together(work: Callable[[], Any], pool: ThreadPoolExecutor, calls: int) -> None:
+    """`calls` of `work` in the threads of `pool`."""
     for done in [pool.submit(work) for _ in range(calls)]:
         done.result()
 
 
 def measure(
-    nets: dict[Key, Callable], size: str, batch: int, config: BenchmarkConfig
+    nets: dict[Key, Backend], way: str, size: str, batch: int, config: BenchmarkConfig
 ) -> list[dict[str, Any]]:
-    """One row for each candidate and way: the net alone, bytes to bytes, tiled, file to file."""
+    """One row for each candidate, and for each number of calls side by side."""
     W, H = (int(side) for side in size.split("x"))
-    frame, device = script.demo_frame(H, W), torch.device(config.device)
-    x = script.to_tensor(frame, device).repeat(batch, 1, 1, 1)
-    tile = config.tile if config.tile and max(H, W) > config.tile else None
+    frame, works, calls = demo_frame(H, W), {}, {}
+    counts = (1,) if way == "tiled" else config.side_by_side
+    runtime = next(iter(nets.values())).runtime
+    with contextlib.ExitStack() as stack:
+        for (key, made), count in itertools.product(nets.items(), counts):
+            work, calls[*key, count] = work_of(made, way, frame, batch, config.tile), 1
+            if count > 1:
+                pool = stack.enter_context(side_by_side(made.runtime, count))
+                calls[*key, count] = 2 * count
+                work = functools.partial(together, work, pool, 2 * count)
+            works[*key, count] = work
+        memory = {key: peak_memory(work, runtime.device) for key, work in works.items()}
+        seconds = time_in_turn(works, runtime, config.rounds, config.warm_up)
     rows = []
-    single = ["image", *["tiled"] * bool(tile), *["files"] * bool(config.files)]
-    for way in ("net", *(single if batch == 1 else [])):
-        works, memory, seconds, calls = {}, {}, {}, {}
-        with contextlib.ExitStack() as stack:
-            counts = config.streams if way in ("net", "image") else (1,)
-            for (key, net), count in itertools.product(nets.items(), counts):
-                inside = key[1] in ("pytorch", "compiled")  # other back ends have their own types
-                runtime = script.Runtime(device, DTYPES[key[2]] if inside else torch.float32)
-                work, calls[*key, count] = work_of(net, way, frame, x, runtime, tile), 1
-                if count > 1:
-                    pool = stack.enter_context(script.streams(runtime, count))
-                    calls[*key, count] = 2 * count
-                    work = functools.partial(side_by_side, work, pool, 2 * count)
-                works[*key, count] = work
-            if way == "files":
-                rates = [{key: work() for key, work in works.items()} for _ in range(config.files)]
-                seconds = {key: [1 / rate[key] for rate in rates] for key in works}
-            else:
-                memory = {key: peak_memory(work, device) for key, work in works.items()}
-                seconds = time_in_turn(works, runtime, config)
-        first = None
-        for key, values in seconds.items():
-            row = dict(zip(("model", "backend", "precision", "streams"), key, strict=True))
-            row |= {"size": size, "batch": batch, "way": way}
-            row |= summary(values, batch * calls[key])
-            first = first or row["ms"]
-            rows.append(row | {"ratio": first / row["ms"], "peak_mib": memory.get(key)})
+    for key, values in seconds.items():
+        row = dict(zip(("model", "backend", "precision", "side_by_side"), key, strict=True))
+        row |= {"size": size, "batch": batch, "way": way} | summary(values, batch * calls[key])
+        first = rows[0]["ms"] if rows else row["ms"]
+        rows.append(row | {"ratio": first / row["ms"], "peak_mib": memory[key]})
+    return rows
+
+
+def measure_all(nets: dict[Key, Backend], config: BenchmarkConfig) -> list[dict[str, Any]]:
+    """The rows of every size and batch: the net alone, bytes to bytes, and tiled."""
+    rows = []
+    for size, batch in itertools.product(config.sizes, config.batches):
+        larger = config.tile and max(map(int, size.split("x"))) > config.tile
+        ways = ["net", *["image"] * (batch == 1), *["tiled"] * bool(larger and batch == 1)]
+        for way in ways:
+            rows += measure(nets, way, size, batch, config)
     return rows
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:
     """The table; `ratio` is how many times as fast as the first of the same size and way."""
     columns = {"size": 10, "batch": 5, "way": 6, "model": 20, "backend": 11, "precision": 9}
-    columns |= {"streams": 7}
+    columns |= {"side_by_side": 12}
     numbers = {"fps": 8, "ms": 9, "ms_p10": 9, "ms_p90": 9, "ratio": 6, "peak_mib": 8}
     print(*(f"{n:<{w}}" for n, w in columns.items()), *(f"{n:>{w}}" for n, w in numbers.items()))
     for row in rows:
@@ -176,30 +154,27 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
 
 
 def main(config: BenchmarkConfig) -> None:
-    script.keep_memory()
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise script.SharpeningError("PyTorch finds no GPU (or is its CPU build): --device cpu")
+    tune_malloc()
+    pick_device(config.device)  # refuses cuda where there is none
     if config.threads:
         torch.set_num_threads(config.threads)
-    under = {"clock": config.clock, **conditions(config.device)}
+    under = conditions(config.device)
     for name, value in under.items():
         print(f"{name}: {value}")
-    loaded = load_nets(config.models, config.module, config.arguments)
+    loaded = load_nets(config.models, config.network, config.arguments)
     nets, left_out = {}, {}
     choices = itertools.product(loaded.items(), config.backends, config.precisions)
     for (name, net), backend, precision in choices:
-        made = runner(net, backend, precision, config.device)
-        if isinstance(made, str):
-            left_out[f"{backend} {precision}"] = made
-        else:
+        try:
+            made = with_backend(net, backend, precision, config.device)
             nets[name, backend, precision] = made
+        except SharpeningError as error:
+            left_out[f"{backend} {precision}"] = str(error)
     for what, why in left_out.items():
         print(f"left out: {what}: {why}")
     if not nets:
-        raise script.SharpeningError("nothing is left to measure: choose other --backends")
-    rows = []
-    for size, batch in itertools.product(config.sizes, config.batches):
-        rows += measure(nets, size, batch, config)
+        raise SharpeningError("nothing is left to measure: choose other --backends")
+    rows = measure_all(nets, config)
     print_rows(rows)
     print(json.dumps({"rows": rows, "left_out": left_out, **under}))
 

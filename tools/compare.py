@@ -22,7 +22,9 @@ import tyro
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from main_sharpening_script import IMAGE_SUFFIXES, SharpeningError, psnr, read_rgb, ssim
+from main_sharpening_script import psnr, ssim
+from sharpening import SharpeningError
+from sharpening.image_pairs import IMAGE_SUFFIXES, read_rgb
 from sharpening.media_files import atomic_write
 from tools.common import run_tool
 

@@ -19,14 +19,10 @@ import tyro
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from main_sharpening_script import (
-    SharpeningError,
-    config_to_dict,
-    load_student,
-    need,
-    parameters,
-)
+from main_sharpening_script import config_to_dict, load_student, parameters
+from sharpening import SharpeningError
 from sharpening.media_files import atomic_write
+from sharpening.runtime import require_package
 from tools.common import run_tool
 
 # (batch, height, width): a pixel, a line, less than the padding, a multiple of it, odd, several.
@@ -55,8 +51,8 @@ def without_traces(graph: Any) -> None:
 
 def to_onnx(net: nn.Module, opset: int = 18, **notes: str) -> Any:
     """An ONNX model of `net`: blurry (batch, 3, height, width) -> restored, all three free."""
-    onnx = need("onnx")
-    need("onnxscript")
+    onnx = require_package("onnx")
+    require_package("onnxscript")
     program = torch.onnx.export(
         net,
         (
@@ -79,7 +75,9 @@ def to_onnx(net: nn.Module, opset: int = 18, **notes: str) -> Any:
 
 def differences(net: nn.Module, path: Path) -> dict[str, float]:
     """Largest difference of ONNX Runtime from PyTorch at each of SIZES, on noise."""
-    session = need("onnxruntime").InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = require_package("onnxruntime").InferenceSession(
+        path, providers=["CPUExecutionProvider"]
+    )
     found = {}
     for batch, H, W in SIZES:
         blurry = torch.rand(batch, 3, H, W, generator=torch.Generator().manual_seed(H * W))

@@ -6,8 +6,6 @@ Every size has a process of its own, so that no peak hides in memory an earlier 
 The exponent is the slope of a straight line through the logs: 1 is linear. Needs matplotlib.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import math
@@ -27,8 +25,17 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import main_sharpening_script as script
+from sharpening import SharpeningError
+from sharpening.image_pairs import demo_frame
 from sharpening.media_files import atomic_write
-from tools.common import run_tool
+from sharpening.runtime import (
+    Runtime,
+    pick_dtype,
+    require_package,
+    seconds_per_call,
+    tune_malloc,
+)
+from tools.common import all_pairs, run_tool
 from tools.machine import conditions, peak_memory
 
 SLOPE_FROM = {"megapixels": 1, "names": 1000}  # below, what every call costs hides the growth
@@ -60,45 +67,45 @@ def in_fresh_process(work: Callable[..., Any], *arguments: Any) -> Any:
         with ProcessPoolExecutor(1, multiprocessing.get_context("forkserver")) as pool:
             return pool.submit(work, *arguments).result()
     except BrokenProcessPool as error:
-        raise script.SharpeningError(
+        raise SharpeningError(
             f"what measured {arguments[-1]} was killed, likely for want of memory: leave it out"
         ) from error
 
 
 def time_and_peak(
-    work: Callable[[], Any], runtime: script.Runtime, repeats: int
+    work: Callable[[], Any], runtime: Runtime, repeats: int
 ) -> dict[str, float | None]:
     """Median seconds of `work`, and MiB that its calls take at most beyond what is in use before.
     Two calls are not timed: OpenVINO compiles a size anew when it meets it again."""
     seconds: list[float] = []
-    calls = functools.partial(script.seconds_per_call, work, runtime, repeats, warm_up=2)
+    calls = functools.partial(seconds_per_call, work, runtime, repeats, warm_up=2)
     peak = peak_memory(lambda: seconds.append(calls()), runtime.device)
     return {"seconds": seconds[0], "peak_mib": peak}
 
 
 def sharpening(config: GrowthConfig, megapixels: float) -> dict[str, Any]:
     """Cost of sharpening one image of this area, from array to array."""
-    script.keep_memory()
+    tune_malloc()
     device = torch.device(config.device)
-    runtime = script.Runtime(device, script.pick_dtype(config.precision, device))
-    settings = script.InferConfig(backend=config.backend)
-    net = script.deployed(script.load_student(config.checkpoint), settings, runtime)
+    runtime = Runtime(device, pick_dtype(config.precision, device))
+    settings = script.InferenceConfig(backend=config.backend)
+    sharpen = script.Sharpener.load(config.checkpoint, runtime, settings)
     H = math.ceil((megapixels * 1e6 / 1.5) ** 0.5)
-    image = script.demo_frame(H, math.ceil(megapixels * 1e6 / H))
-    work = functools.partial(script.sharpen_image, net, image, runtime, settings)
+    image = demo_frame(H, math.ceil(megapixels * 1e6 / H))
+    work = functools.partial(sharpen, image)
     row = {"megapixels": image.size / 3e6, "dtype": runtime.precision}
     return row | time_and_peak(work, runtime, config.repeats)
 
 
 def matching(config: GrowthConfig, names: int) -> dict[str, Any]:
     """Cost of finding this many pairs, whose files are empty: only names are read."""
-    runtime = script.Runtime(torch.device("cpu"), torch.float32)
+    runtime = Runtime(torch.device("cpu"), torch.float32)
     with tempfile.TemporaryDirectory() as root:
         for side in ("blurred", "sharp"):
             (Path(root) / side).mkdir()
             for index in range(names):
                 (Path(root) / side / f"{index:06d}.png").touch()
-        work = functools.partial(script.find_pairs, Path(root), script.DataConfig())
+        work = functools.partial(all_pairs, Path(root), script.DataConfig())
         return {"names": names} | time_and_peak(work, runtime, config.repeats)
 
 
@@ -110,7 +117,7 @@ def slope(points: Sequence[tuple[float, float]], start: float) -> float | None:
 
 def draw(panels: dict[str, list[dict[str, Any]]], slopes: dict[str, float | None]) -> Any:
     """Time (left scale) and peak memory (right scale) against each size, as a figure."""
-    plt = script.need("matplotlib.pyplot")
+    plt = require_package("matplotlib.pyplot")
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
     for time, (kind, rows) in zip(axes, panels.items(), strict=True):
         memory = time.twinx()
@@ -126,7 +133,7 @@ def draw(panels: dict[str, list[dict[str, Any]]], slopes: dict[str, float | None
 
 
 def main(config: GrowthConfig) -> None:
-    script.need("matplotlib").use("Agg")  # where it is missing, this shows now
+    require_package("matplotlib").use("Agg")  # where it is missing, this shows now
     panels, slopes = {}, {}
     for kind, work in (("megapixels", sharpening), ("names", matching)):
         print(f"{kind:>12} {'seconds':>10} {'peak MiB':>9}")

@@ -22,12 +22,12 @@ import torch.nn.functional as F
 import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import main_sharpening_script as script  # noqa: E402
-from sharpening.image_pairs import find_pairs, read_pair  # noqa: E402
-from sharpening.runtime import start_runtime  # noqa: E402
-from sharpening.synthetic_blur import jpeg, lens_blur, to_levels  # noqa: E402
-from tools.common import run_tool  # noqa: E402
-from tools.validation_table import named_folders  # noqa: E402
+import main_sharpening_script as script
+from sharpening.image_pairs import find_pairs, read_pair
+from sharpening.runtime import start_runtime
+from sharpening.synthetic_blur import jpeg, lens_blur, to_levels
+from tools.common import run_tool
+from tools.validation_table import named_folders
 
 SOFT_RADIUS, SOFT_QUALITY = 1.5, 50
 """Lens blur in pixels and JPEG quality of the soft, compressed version of a sharp photograph."""

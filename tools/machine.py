@@ -1,21 +1,22 @@
-"""What a figure depends on beside the code: the machine, its libraries, its memory."""
-
-from __future__ import annotations
+"""How time and memory are measured, and what a figure depends on beside the code."""
 
 import ctypes
 import importlib.metadata
 import mmap
 import os
 import platform
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from sharpening.runtime import Runtime
+
 
 def conditions(device: str) -> dict[str, Any]:
-    """Everything beside the figures that they depend on."""
+    """The machine, its libraries and the environment."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     cpu = next((x.partition(": ")[2] for x in lines if x.startswith("model name")), "unknown")
@@ -38,6 +39,22 @@ def conditions(device: str) -> dict[str, Any]:
     }
 
 
+def time_in_turn(
+    works: dict[Any, Callable[[], Any]], runtime: Runtime, rounds: int, warm_up: int = 3
+) -> dict[Any, list[float]]:
+    """Seconds of every call, one call of each per round: a change of the machine meets all."""
+    seconds: dict[Any, list[float]] = {key: [] for key in works}
+    for index in range(warm_up + rounds):
+        for key, work in works.items():
+            runtime.synchronize()
+            start = time.perf_counter()
+            work()
+            runtime.synchronize()
+            if index >= warm_up:
+                seconds[key].append(time.perf_counter() - start)
+    return seconds
+
+
 def memory_line(name: str) -> float:
     """Bytes that Linux reports for this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -45,7 +62,7 @@ def memory_line(name: str) -> float:
 
 
 def touch(mib: int) -> None:
-    """Hold that much memory for a moment, past malloc, which may have some left over."""
+    """Hold that much memory for a moment. It does not come from malloc, which may have some."""
     with mmap.mmap(-1, mib * 2**20) as block:
         for page in range(0, len(block), mmap.PAGESIZE):
             block[page] = 1
@@ -53,19 +70,19 @@ def touch(mib: int) -> None:
 
 def peak_resident(work: Callable[[], Any]) -> tuple[float, float] | None:
     """MiB that this process holds before `work`, and at most while it runs; None where the system
-    does not tell. Of earlier work, what malloc can hand back is not held any more."""
+    does not report it. Memory that earlier work has freed does not count."""
     clear = Path("/proc/self/clear_refs")
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
     try:
-        clear.write_text("5")  # starts the peak anew
+        clear.write_text("5")  # resets the peak
         before = memory_line("VmRSS")
         touch(16)
-        told = memory_line("VmHWM") - before > 2**23
+        reported = memory_line("VmHWM") - before > 2**23
         clear.write_text("5")
     except (OSError, StopIteration):
-        told = False
-    if not told:
+        reported = False
+    if not reported:
         work()
         return None
     before = memory_line("VmRSS")
@@ -75,7 +92,7 @@ def peak_resident(work: Callable[[], Any]) -> tuple[float, float] | None:
 
 def peak_memory(work: Callable[[], Any], device: torch.device) -> float | None:
     """MiB that a first call of `work` takes at most beyond what is in use before; None where the
-    system does not tell."""
+    system does not report it."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

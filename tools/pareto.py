@@ -5,8 +5,6 @@ frame); `ms_p10`, `ms_p90` and `group` (one colour each) are drawn where given. 
 in both is joined by a line. Needs matplotlib.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from dataclasses import dataclass
@@ -16,8 +14,9 @@ from typing import Annotated, Any
 import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from main_sharpening_script import SharpeningError, need
+from sharpening import SharpeningError
 from sharpening.media_files import atomic_write
+from sharpening.runtime import require_package
 from tools.common import run_tool
 
 
@@ -63,8 +62,8 @@ def frontier(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def draw(points: list[dict[str, Any]], title: str) -> Any:
     """The plot as a matplotlib figure."""
-    need("matplotlib").use("Agg")
-    plt = need("matplotlib.pyplot")
+    require_package("matplotlib").use("Agg")
+    plt = require_package("matplotlib.pyplot")
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     best = frontier(points)
     axes.plot([p["ms"] for p in best], [p["psnr"] for p in best], color="0.7", zorder=1)

@@ -6,10 +6,9 @@ video: decoding with encoding, computing, and both. Where the network computes o
 stages share its cores: `bound` is the rate at which every core would always be busy with them.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
+import math
 import os
 import statistics
 import sys
@@ -27,7 +26,11 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import main_sharpening_script as script
-from sharpening import media_files
+from sharpening import SharpeningError
+from sharpening.file_inference import FileRun, Plan, plan_jobs, sharpen_files
+from sharpening.image_pairs import demo_frame
+from sharpening.media_files import frame_count_hint, transform_video
+from sharpening.runtime import prefetch, side_by_side, start_runtime, thread_pool
 from tools.common import run_tool
 from tools.machine import conditions
 
@@ -45,15 +48,14 @@ class PipelineConfig:
     rounds: int = 2
     """Measurements of each stage and of the whole, in turn; medians are shown."""
     backend: Literal["auto", "pytorch", "compiled", "openvino", "openvino-int8"] = "auto"
-    """`--infer-config.backend`."""
+    """`--inference.backend`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
 def write_images(folder: Path, count: int, size: tuple[int, int], suffix: str) -> None:
     """`count` equal photographs of (height, width)."""
     folder.mkdir()
-    image = Image.fromarray(script.demo_frame(*size))
-    image.save(folder / f"0{suffix}", quality=95)
+    Image.fromarray(demo_frame(*size)).save(folder / f"0{suffix}", quality=95)
     for index in range(1, count):
         (folder / f"{index}{suffix}").write_bytes((folder / f"0{suffix}").read_bytes())
 
@@ -61,7 +63,7 @@ def write_images(folder: Path, count: int, size: tuple[int, int], suffix: str) -
 def write_video(path: Path, count: int) -> None:
     """A 720p video that moves sideways over a photograph."""
     path.parent.mkdir()
-    wide = script.demo_frame(720, 1280 + 4 * count)
+    wide = demo_frame(720, 1280 + 4 * count)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=30)
         stream.width, stream.height, stream.pix_fmt = 1280, 720, "yuv420p"
@@ -71,24 +73,24 @@ def write_video(path: Path, count: int) -> None:
         container.mux(stream.encode())
 
 
-def computing(run: script.FileRun, image: np.ndarray, count: int) -> None:
+def computing(run: FileRun, image: np.ndarray, count: int) -> None:
     """The network on `count` images: side by side, or large ones one after the other in tiles."""
-    if script.pick_tile(image.shape, run.settings, run.runtime):
+    if run.in_tiles(image.shape):
         for _ in range(count):
-            run.compute([image])
+            run.sharpen([image])
     else:
-        with script.streams(run.runtime) as pool:
-            for done in [pool.submit(run.compute, [image]) for _ in range(count)]:
+        with side_by_side(run.runtime) as pool:
+            for done in [pool.submit(run.sharpen, [image]) for _ in range(count)]:
                 done.result()
 
 
-def image_stages(run: script.FileRun, jobs: list[Any]) -> dict[str, Callable[[], Any]]:
+def image_stages(run: FileRun, jobs: list[Any]) -> dict[str, Callable[[], Any]]:
     """Reading, computing and writing of all `jobs`, each alone."""
     picture = run.read(jobs[0])
 
     def in_threads(work: Callable) -> None:
-        with script.thread_pool(run.threads) as pool:
-            for _, done in script.ahead(pool, work, jobs, run.depth):
+        with thread_pool(run.threads) as pool:
+            for _, done in prefetch(pool, work, jobs, run.depth):
                 done.result()
 
     return {
@@ -98,28 +100,41 @@ def image_stages(run: script.FileRun, jobs: list[Any]) -> dict[str, Callable[[],
     }
 
 
-def video_stages(run: script.FileRun, jobs: list[Any]) -> dict[str, Callable[[], Any]]:
+def video_stages(run: FileRun, jobs: list[Any]) -> dict[str, Callable[[], Any]]:
     """Decoding with encoding, and computing, of the frames of the one job, each alone."""
-    frame = script.demo_frame(720, 1280)
-    count = media_files.frame_count_hint(jobs[0].source)
-    media = (jobs[0].source, jobs[0].target, iter)
+    source, target = jobs[0].source, jobs[0].target
+    frame, count = demo_frame(720, 1280), frame_count_hint(source)
     return {
-        "codec": lambda: media_files.transform_video(*media, crf=run.settings.crf),
+        "codec": lambda: transform_video(source, target, iter, crf=run.settings.crf),
         "compute": lambda: computing(run, frame, count),
     }
 
 
-def measure(
-    net: script.Net, folder: Path, runtime: script.Runtime, rounds: int
-) -> tuple[dict[str, float], float]:
+def plan_of(folder: Path) -> Plan:
+    """The files of `folder`, to be sharpened into a folder beside it."""
+    return plan_jobs(folder, folder.parent / f"{folder.name}_out", overwrite=True)
+
+
+def run_all(sharpen: script.Sharpener, plan: Plan) -> None:
+    """Reading, computing and writing at the same time. Raises SharpeningError if a file fails."""
+    in_tiles, settings = tiles_of(sharpen), (sharpen.images, sharpen.runtime, sharpen.config)
+    if failures := sharpen_files(plan, *settings, in_tiles=in_tiles, quiet=True):
+        name = plan.jobs[0].source.parent.name
+        raise SharpeningError(f"the measurement of {name} failed: {failures[0]}")
+
+
+def tiles_of(sharpen: script.Sharpener) -> Callable[[tuple[int, ...]], bool]:
+    """Whether images of a shape are cut into tiles."""
+    return lambda shape: sharpen.tile(shape) is not None
+
+
+def measure(sharpen: script.Sharpener, folder: Path, rounds: int) -> tuple[dict[str, float], float]:
     """Seconds of each stage alone and of the whole, and those in which the cores could do the work
     of all stages; medians."""
-    job = script.Config(input=folder, output=folder.parent / f"{folder.name}_out", overwrite=True)
-    plan = script.plan_files(job)
-    run = script.FileRun(net, runtime, job.infer_config, quiet=True)
-    kind = video_stages if plan.jobs[0].kind == "video" else image_stages
-    works = kind(run, plan.jobs)
-    works["all"] = lambda: script.sharpen_files(net, plan, job.infer_config, runtime, quiet=True)
+    plan = plan_of(folder)
+    run = FileRun(sharpen.images, tiles_of(sharpen), sharpen.runtime, sharpen.config, True, [])
+    works = (video_stages if plan.jobs[0].kind == "video" else image_stages)(run, plan.jobs)
+    works["all"] = lambda: run_all(sharpen, plan)
     seconds: dict[str, list[float]] = {name: [] for name in works}
     busy: dict[str, list[float]] = {name: [] for name in works}
     for index in range(rounds + 1):  # the first warms up
@@ -134,40 +149,33 @@ def measure(
     return medians, work / len(os.sched_getaffinity(0))
 
 
+def row_of(sharpen: script.Sharpener, folder: Path, count: int, rounds: int) -> dict[str, Any]:
+    """Files or frames per second of each stage and of the whole, and its share of the slowest."""
+    seconds, bound = measure(sharpen, folder, rounds)
+    rates = {stage: count / value for stage, value in seconds.items()}
+    slowest = min((rate, stage) for stage, rate in rates.items() if stage != "all")
+    row = {"kind": folder.name, **rates, "slowest": slowest[1], "share": rates["all"] / slowest[0]}
+    if sharpen.runtime.device.type == "cpu":
+        row |= {"bound": count / bound, "share_of_bound": bound / seconds["all"]}
+    return row
+
+
 def main(config: PipelineConfig) -> None:
-    settings = script.InferConfig(backend=config.backend)
-    with (
-        script.start_runtime(script.Config(device=config.device)) as runtime,
-        tempfile.TemporaryDirectory() as name,
-    ):
-        net = script.deployed(script.load_student(config.checkpoint), settings, runtime)
-        folders = {kind: Path(name) / kind for kind in ("png", "jpeg", "video")}
-        write_images(folders["png"], config.png, (720, 1280), ".png")
-        write_images(folders["jpeg"], config.jpeg, (3000, 4000), ".jpg")
-        write_video(folders["video"] / "a.mp4", config.frames)
-        counts = {"png": config.png, "jpeg": config.jpeg, "video": config.frames}
-        rows = []
-        for kind, folder in folders.items():
-            seconds, bound = measure(net, folder, runtime, config.rounds)
-            rates = {stage: counts[kind] / value for stage, value in seconds.items()}
-            slowest = min((rate, stage) for stage, rate in rates.items() if stage != "all")
-            share = rates["all"] / slowest[0]
-            row = {"kind": kind, **rates, "slowest": slowest[1], "share": share}
-            shown = ", ".join(f"{stage} {rate:.2f}" for stage, rate in rates.items())
-            shown += f"; {share:.2f} of the slowest, {slowest[1]}"
-            if runtime.device.type == "cpu":
-                row |= {"bound": counts[kind] / bound, "share_of_bound": bound / seconds["all"]}
-                shown += f"; bound {row['bound']:.2f}, {row['share_of_bound']:.2f} of it"
-            rows.append(row)
-            print(f"{kind:<6} per second: {shown}")
+    settings, rows = script.InferenceConfig(backend=config.backend), []
+    with start_runtime(config.device) as runtime, tempfile.TemporaryDirectory() as name:
+        sharpen = script.Sharpener.load(config.checkpoint, runtime, settings, calls=math.inf)
+        write_images(Path(name) / "png", config.png, (720, 1280), ".png")
+        write_images(Path(name) / "jpeg", config.jpeg, (3000, 4000), ".jpg")
+        write_video(Path(name) / "video" / "a.mp4", config.frames)
+        for kind, count in {k: getattr(config, k) for k in ("png", "jpeg")}.items():
+            rows.append(row_of(sharpen, Path(name) / kind, count, config.rounds))
+        rows.append(row_of(sharpen, Path(name) / "video", config.frames, config.rounds))
         under = conditions(runtime.device.type)
-    print(
-        json.dumps(
-            {**dataclasses.asdict(config), "checkpoint": str(config.checkpoint)}
-            | under
-            | {"rows": rows}
-        )
-    )
+    for row in rows:
+        shown = (f"{n} {v:.2f}" if isinstance(v, float) else f"{n} {v}" for n, v in row.items())
+        print(", ".join(shown))
+    settings = {k: str(v) for k, v in dataclasses.asdict(config).items()}
+    print(json.dumps(settings | under | {"rows": rows}))
 
 
 if __name__ == "__main__":

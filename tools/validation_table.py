@@ -19,9 +19,11 @@ import torch
 import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import main_sharpening_script as script  # noqa: E402
-from tools.candidates import load_peer  # noqa: E402
-from tools.common import any_camera, real_pairs, run_tool  # noqa: E402
+import main_sharpening_script as script
+from sharpening import SharpeningError
+from sharpening.runtime import start_runtime
+from tools.common import all_pairs, any_camera, real_pairs, run_tool
+from tools.networks import other_network
 
 CONDITIONS = {
     "motion": any_camera(motion=1.0, video_call=0.0),
@@ -56,10 +58,10 @@ class TableConfig:
     """Real pairs, as name=folder."""
     sharp: tuple[str, ...] = ()
     """Sharp photographs, as name=folder."""
-    peer: Path | None = None
-    """Checkpoint of another network, trained by tools/train_peer.py."""
-    module: str | None = None
-    """Its class, package.module:Class."""
+    other: Path | None = None
+    """Checkpoint of another network, trained by tools/train_other.py."""
+    network: str | None = None
+    """What it is: nafnet, restormer or package.module:Class."""
     arguments: str = "{}"
     """The arguments of its class, JSON."""
     teacher: Path | None = None
@@ -68,7 +70,7 @@ class TableConfig:
 
 
 class UnsharpMask(torch.nn.Module):
-    """The classic: adds half of what a Gaussian of sigma 2 takes away."""
+    """The classic: adds half of what a Gaussian of sigma 2 removes."""
 
     def forward(self, blurry: torch.Tensor) -> torch.Tensor:
         offsets = torch.arange(-6, 7, dtype=blurry.dtype, device=blurry.device)
@@ -82,46 +84,42 @@ def named_folders(entries: Sequence[str]) -> list[tuple[str, Path]]:
     """(name, folder) of each `name=folder`."""
     parts = [entry.partition("=") for entry in entries]
     if nameless := [name for name, equals, _ in parts if not equals]:
-        raise script.SharpeningError(f"give a name for the table: some_name={nameless[0]}")
+        raise SharpeningError(f"give a name for the table: some_name={nameless[0]}")
     return [(name, Path(folder)) for name, _, folder in parts]
 
 
-def sets(config: TableConfig) -> dict[str, script.TestImages]:
+def sets(config: TableConfig) -> dict[str, script.EvaluationImages]:
     """Name of each validation set -> its images."""
-    base, found = script.Config(device=config.device), {}
+    data, found = script.DataConfig(), {}
     real, sharp = named_folders(config.pairs), named_folders(config.sharp)
     names = [name for name, _ in (*real, *sharp)]
     if len(set(names)) < len(names):
-        raise script.SharpeningError(f"give each set a name of its own: {', '.join(names)}")
+        raise SharpeningError(f"give each set a name of its own: {', '.join(names)}")
     for name, folder in real:
-        found[name] = script.TestImages(real_pairs(folder, base.data), base)
+        found[name] = script.EvaluationImages(real_pairs(folder, data), any_camera())
     for name, folder in sharp:
-        pairs = script.find_pairs(folder, base.data)
-        pairs = [dataclasses.replace(pair, blurry=None) for pair in pairs]
+        pairs = [dataclasses.replace(p, blurry=None) for p in all_pairs(folder, data)]
         for condition, blur in CONDITIONS.items():
-            settings = dataclasses.replace(base, degradation=blur)
-            found[f"{name} {condition}"] = script.TestImages(pairs, settings)
+            found[f"{name} {condition}"] = script.EvaluationImages(pairs, blur)
     return found
 
 
 def main(config: TableConfig) -> None:
     images_of, results = sets(config), {}
-    with script.start_runtime(script.Config(device=config.device)) as runtime:
-        nets = {"unsharp": UnsharpMask()}
-        for path in config.checkpoints:
-            nets[str(path)] = script.load_student(path).to(runtime.device)
-        if config.peer is not None:
-            if config.module is None:
-                raise script.SharpeningError("--peer needs its --module package.module:Class")
-            peer = load_peer(config.module, config.arguments).eval()
-            weights = script.network_weights(script.load_checkpoint(config.peer))
-            script.load_strictly(peer, weights, config.peer)
-            nets["peer"] = peer.to(runtime.device)
-        if config.teacher is not None:
-            teacher = script.restormer_from_weights(config.teacher)
-            nets["teacher"] = teacher.to(runtime.device)
+    nets: dict[str, torch.nn.Module] = {"unsharp": UnsharpMask()}
+    nets |= {str(path): script.load_student(path) for path in config.checkpoints}
+    if config.other is not None:
+        if config.network is None:
+            raise SharpeningError("--other needs its --network, such as nafnet")
+        nets["other"] = other_network(config.network, config.arguments).eval()
+        weights = script.network_weights(script.load_checkpoint(config.other))
+        script.load_strictly(nets["other"], weights, config.other)
+    if config.teacher is not None:
+        nets["teacher"] = script.restormer_from_weights(config.teacher)
+    with start_runtime(config.device) as runtime:
+        sharpeners = {name: script.Sharpener(net, runtime) for name, net in nets.items()}
         for name, images in images_of.items():
-            results[name] = script.evaluate_quality(nets, images, runtime)
+            results[name] = script.evaluate_quality(sharpeners, images, runtime)
             print(f"\n{name}")
             script.print_table(results[name], ("blurry", *nets))
     print(json.dumps(results))
