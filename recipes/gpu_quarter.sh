@@ -53,7 +53,7 @@ steps = max(0, 0.85 * int(sys.argv[4]) - 20) * rate  # starting, compiling and e
 print(1 + int(steps / int(sys.argv[3])), max(1, round(60 * rate)))
 P
   ) || { epochs=10 save=100; }
-  run --train.epochs "$epochs" --train.save-every "$save" --resume
+  run --train.epochs "$epochs" --train.save-every "$save" --train.initial-weights "$2" --overwrite
   tail -c 300 "$folder.log"
 }
 left=$((all - SECONDS))
