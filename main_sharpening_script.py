@@ -27,7 +27,7 @@ Sections, in the order in which they run:
 
 What the system stands on is in the package `sharpening`: devices and processes (runtime), folders
 and crops (image_pairs), worker processes (loading), synthetic_blur, muon, run_log,
-openvino_backend, and pictures and videos as files (file_inference, media_files).
+openvino_backend, and pictures and videos as files (file_inference, media_files, video_files).
 """
 
 import argparse
@@ -44,7 +44,6 @@ import pickle
 import signal
 import struct
 import sys
-import typing
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -69,7 +68,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchmetrics.functional.image import structural_similarity_index_measure
 from tqdm import tqdm
 
-from sharpening import Limits, SharpeningError, __version__, check_limits
+from sharpening import SharpeningError, __version__
 from sharpening.file_inference import FileSettings, plan_jobs, sharpen_files
 from sharpening.image_arrays import to_rgb
 from sharpening.image_pairs import (
@@ -98,6 +97,7 @@ from sharpening.runtime import (
     side_by_side,
     start_runtime,
 )
+from sharpening.settings import Limits, check_limits, stored_config, to_dict
 from sharpening.synthetic_blur import DEMO_BLUR, DegradationConfig, degrade, generators_for
 
 HERE = Path(__file__).resolve().parent
@@ -720,41 +720,6 @@ def reason(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def config_from_dict(cls: type, values: dict[str, Any]) -> Any:
-    """The dataclass `cls` from what `config_to_dict` made of one; ValueError if it does not fit."""
-    kinds = typing.get_type_hints(cls)
-    if unknown := values.keys() - kinds.keys():
-        raise ValueError(f"{cls.__name__} has no setting {', '.join(sorted(unknown))}")
-
-    def restore(kind: Any, value: Any) -> Any:
-        if dataclasses.is_dataclass(kind):
-            return config_from_dict(kind, value)
-        value = tuple(value) if isinstance(value, list) else value  # JSON knows no tuples
-        return Path(value) if isinstance(value, str) and kind in (Path, Path | None) else value
-
-    return cls(**{name: restore(kinds[name], value) for name, value in values.items()})
-
-
-def stored_config(cls: type, values: dict[str, Any], path: Path) -> Any:
-    """`config_from_dict` of the settings in the checkpoint `path`."""
-    try:
-        return config_from_dict(cls, values)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise SharpeningError(
-            f"the settings in {path} do not fit this version of the script ({error}): use the "
-            "version that wrote it, or train again"
-        ) from error
-
-
-def config_to_dict(config: Any) -> dict[str, Any]:
-    """`dataclasses.asdict` with paths as strings, which `weights_only` checkpoints can hold."""
-
-    def plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        return {name: str(value) if isinstance(value, Path) else value for name, value in items}
-
-    return dataclasses.asdict(config, dict_factory=plain)
-
-
 def save_checkpoint(path: Path, payload: dict[str, Any]) -> None:
     """`torch.save` under a temporary name, then a rename: an interruption leaves the old file.
     Raises `MediaError` if the file system refuses."""
@@ -792,7 +757,7 @@ def network_weights(payload: dict[str, Any]) -> dict[str, Tensor]:
 def network_payload(net: nn.Module, **more: Any) -> dict[str, Any]:
     """What a checkpoint of a network holds: its weights, and a student's settings, which rebuild
     it."""
-    settings = {"student": config_to_dict(net.config)} if isinstance(net, SEUNet) else {}
+    settings = {"student": to_dict(net.config)} if isinstance(net, SEUNet) else {}
     return {**settings, "params": net.state_dict(), **more}
 
 
@@ -1707,7 +1672,7 @@ class TrainState:
             step=self.step,
             evaluated=self.evaluated,
             best=self.best,
-            config=config_to_dict(config),
+            config=to_dict(config),
         )
 
     def restore(self, path: Path) -> None:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from sharpening import check_limits
+from sharpening.settings import check_limits
 
 
 @dataclass(frozen=True)

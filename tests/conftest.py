@@ -5,9 +5,8 @@ import functools
 import os
 from pathlib import Path
 
-os.environ.setdefault(
-    "GOMP_SPINCOUNT", "1000"
-)  # before torch: threads that spin slow a busy machine
+# before torch is imported: its threads wait by spinning, which slows a busy machine down
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import numpy as np
 import pytest

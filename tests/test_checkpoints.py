@@ -7,6 +7,7 @@ import torch
 from conftest import TINY_STUDENT, changed
 
 import main_sharpening_script as script
+from sharpening import settings
 from sharpening.image_pairs import demo_pairs
 from sharpening.media_files import MediaError
 from sharpening.synthetic_blur import DegradationConfig
@@ -145,14 +146,14 @@ def test_weights_of_other_sizes_name_the_differing_entries(student_file):
 
 
 def test_config_survives_its_checkpoint(config, tmp_path):
-    script.save_checkpoint(tmp_path / "c.pth", {"config": script.config_to_dict(config)})
+    script.save_checkpoint(tmp_path / "c.pth", {"config": settings.to_dict(config)})
     stored = script.load_checkpoint(tmp_path / "c.pth")["config"]
-    assert script.config_from_dict(script.Config, stored) == config
+    assert settings.from_dict(script.Config, stored) == config
 
 
 def test_unknown_settings_are_named():
     with pytest.raises(ValueError, match="colour"):
-        script.config_from_dict(script.StudentConfig, {"colour": 1})
+        settings.from_dict(script.StudentConfig, {"colour": 1})
 
 
 def test_default_checkpoint_prefers_given_then_newest_then_shipped(config, tmp_path):

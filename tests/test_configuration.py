@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import main_sharpening_script as script
+from sharpening import settings
 
 
 def test_importing_does_nothing():
@@ -34,9 +35,9 @@ def test_every_field_has_a_flag_and_a_help_text(capsys, monkeypatch):
     defaults = script.Config()
     groups = [(f.name, getattr(defaults, f.name)) for f in dataclasses.fields(defaults)]
     groups = [(name, value) for name, value in groups if dataclasses.is_dataclass(value)]
-    for prefix, settings in [("", defaults), *((f"{name}.", value) for name, value in groups)]:
-        told = set().union(*map(documented_fields, type(settings).__mro__[:-1]))
-        for field in dataclasses.fields(settings):
+    for prefix, group in [("", defaults), *((f"{name}.", value) for name, value in groups)]:
+        told = set().union(*map(documented_fields, type(group).__mro__[:-1]))
+        for field in dataclasses.fields(group):
             if field.name in dict(groups):
                 continue
             name = f"{prefix}{field.name}".replace("_", "-")
@@ -73,7 +74,7 @@ def test_demo_changes_defaults_and_flags_still_count():
 def test_resume_takes_the_saved_settings_and_flags_still_count(config):
     saved = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=9))
     last = config.train.folder / "last.pth"
-    script.save_checkpoint(last, {"config": script.config_to_dict(saved)})
+    script.save_checkpoint(last, {"config": settings.to_dict(saved)})
     flags = ["--resume", "--train.folder", str(config.train.folder), "--train.epochs", "7"]
     resumed = script.read_config(flags)
     assert resumed.resume
@@ -83,7 +84,7 @@ def test_resume_takes_the_saved_settings_and_flags_still_count(config):
 
 def test_a_copied_run_goes_on_where_it_lies(config, tmp_path):
     copied = tmp_path / "copied"
-    script.save_checkpoint(copied / "last.pth", {"config": script.config_to_dict(config)})
+    script.save_checkpoint(copied / "last.pth", {"config": settings.to_dict(config)})
     resumed = script.read_config(["--resume", "--train.folder", str(copied)])
     assert resumed.train.folder == copied
 

@@ -8,7 +8,7 @@ import torch
 from conftest import TINY_STUDENT
 
 import main_sharpening_script as script
-from sharpening import SharpeningError
+from sharpening import SharpeningError, settings
 from sharpening.runtime import require_package
 from tools import export_onnx
 
@@ -56,8 +56,8 @@ def test_file_names_its_axes_checkpoint_and_settings_but_no_paths(exported, chec
     assert axes == ["batch", "", "height", "width"]
     notes = {item.key: item.value for item in model.metadata_props}
     assert notes["checkpoint"] == "tiny.pth" and "[0, 1]" in notes["input"]
-    settings = script.config_to_dict(script.load_student(checkpoint).config)
-    assert notes["student"] == json.dumps(settings)
+    stored = settings.to_dict(script.load_student(checkpoint).config)
+    assert notes["student"] == json.dumps(stored)
     assert str(script.HERE).encode() not in exported[0].read_bytes()
     assert model.opset_import[0].version == 18
 

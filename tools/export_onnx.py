@@ -19,10 +19,11 @@ import tyro
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from main_sharpening_script import config_to_dict, load_student, parameters
+from main_sharpening_script import load_student, parameters
 from sharpening import SharpeningError
 from sharpening.media_files import atomic_write
 from sharpening.runtime import require_package
+from sharpening.settings import to_dict
 from tools.common import run_tool
 
 # (batch, height, width): a pixel, a line, less than the padding, a multiple of it, odd, several.
@@ -98,7 +99,7 @@ def export(net: nn.Module, config: ExportConfig) -> dict[str, float]:
         "input": "blurry: float32 (batch, 3, height, width), RGB in [0, 1], any size from 1 x 1",
         "output": "restored: the same shape, around [0, 1], to be clipped",
         "checkpoint": config.checkpoint.name,
-        "student": json.dumps(config_to_dict(net.config)),
+        "student": json.dumps(to_dict(net.config)),
     }
     model = to_onnx(net, config.opset, **notes)
     with atomic_write(config.output) as temporary:

@@ -1,0 +1,61 @@
+"""Settings in dataclasses: their limits, and their way into files and back."""
+
+import dataclasses
+import math
+import typing
+from pathlib import Path
+from typing import Any
+
+from sharpening import SharpeningError
+
+Limits = dict[str, tuple[float, float]]
+"""Field -> lowest and highest value, both allowed."""
+
+
+def check_limits(settings: Any, limits: Limits, prefix: str = "") -> None:
+    """Raise ValueError if a number in `settings` is outside its limits; None is always inside.
+
+    A field that is a tuple is checked number by number. `prefix` stands before the name in the
+    message, as in the flag.
+    """
+    for name, (low, high) in limits.items():
+        value = getattr(settings, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if number is not None and not low <= number <= high:
+                wanted = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+                raise ValueError(f"{prefix}{name} must be {wanted}: {value}")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """`dataclasses.asdict` with paths as strings, which `weights_only` checkpoints can hold."""
+
+    def plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {name: str(value) if isinstance(value, Path) else value for name, value in items}
+
+    return dataclasses.asdict(config, dict_factory=plain)
+
+
+def from_dict(cls: type, values: dict[str, Any]) -> Any:
+    """The dataclass `cls` from what `to_dict` made of one; ValueError if it does not fit."""
+    kinds = typing.get_type_hints(cls)
+    if unknown := values.keys() - kinds.keys():
+        raise ValueError(f"{cls.__name__} has no setting {', '.join(sorted(unknown))}")
+
+    def restore(kind: Any, value: Any) -> Any:
+        if dataclasses.is_dataclass(kind):
+            return from_dict(kind, value)
+        value = tuple(value) if isinstance(value, list) else value  # JSON knows no tuples
+        return Path(value) if isinstance(value, str) and kind in (Path, Path | None) else value
+
+    return cls(**{name: restore(kinds[name], value) for name, value in values.items()})
+
+
+def stored_config(cls: type, values: dict[str, Any], path: Path) -> Any:
+    """`from_dict` of the settings in the checkpoint `path`."""
+    try:
+        return from_dict(cls, values)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise SharpeningError(
+            f"the settings in {path} do not fit this version of the script ({error}): use the "
+            "version that wrote it, or train again"
+        ) from error
