@@ -557,8 +557,8 @@ class EvaluationImages(Dataset):
         blurry, sharp = self.read(index)
         if self.pairs[index].blurry is None:
             image = torch.from_numpy(sharp).permute(2, 0, 1)[None].float() / 255
-            image = degrade(image, generators_for(2**31, [index]), self.degradation)
-            blurry = (image[0] * 255).round().byte().permute(1, 2, 0).numpy()
+            images = degrade(image, generators_for(2**31, [index]), self.degradation)
+            blurry, sharp = ((i[0] * 255).round().byte().permute(1, 2, 0).numpy() for i in images)
         return index, blurry, sharp
 
 
@@ -601,7 +601,9 @@ def prepare_batch(
     blurry, sharp, *taught = (t.to(device, non_blocking=True).float() / 255 for t in images)
     if (which := (blur_seeds >= 0).nonzero()[:, 0]).numel():
         generators = generators_for(seed, blur_seeds[which].tolist())
-        blurry[which.to(device)] = degrade(sharp[which.to(device)], generators, degradation)
+        others = sharp.roll(len(sharp) // 2, dims=0)  # crops of other photographs
+        which = which.to(device)
+        blurry[which], sharp[which] = degrade(sharp[which], generators, degradation, others[which])
     blurry = blurry.contiguous(memory_format=torch.channels_last)
     return blurry, sharp, taught[0] if taught else None
 

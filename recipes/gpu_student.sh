@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Both students for longer, on one GPU of 80 GB: from the weights that ship, large crops and batches, bf16, compiled.
 # Not run on a GPU yet: what ships was trained on CPUs (ship_student.sh). $1: a data set as in GoPro_dataset/README.md;
-# $2 and $3: real pairs and sharp photographs to validate on; $4: steps of each; further flags go to the script.
+# $2: the sets that validation.sh measures on; $3: steps of each; further flags go to the script.
 # Stopped, a training goes on with: python main_sharpening_script.py --resume --train.folder runs/gpu_standard
 set -euo pipefail
 cd "$(dirname "$0")/.."
-data=${1:?a data set} pairs=${2:?real pairs} sharp=${3:?sharp photographs} steps=${4:-20000}
+data=${1:?a data set} valid=${2:?the sets of validation.sh} steps=${3:-20000}
 train() { # train NAME WEIGHTS BATCH FLAGS...
   python main_sharpening_script.py --data.root "$data" --train.folder "runs/gpu_$1" --train.samples "runs/gpu_$1/samples" \
     --train.initial-weights "model_checkpoints/$2" --teacher.no-enabled --loss.perceptual 0 --loss.feature 0 --loss.kl 0 \
@@ -17,7 +17,7 @@ train() { # train NAME WEIGHTS BATCH FLAGS...
     --train.restart-cycles 1 --train.optimizer muon --train.learning-rate 6e-4 --train.clip-norm 0.3 \
     --train.evaluate-every 1 --train.compile --train.precision bf16 "${@:4}"
 }
-train standard student_pretrained.pth 32 "${@:5}"
-train live student_live.pth 64 "${@:5}"
-bash recipes/validation.sh "$pairs" "$sharp" \
+train standard student_pretrained.pth 32 "${@:4}"
+train live student_live.pth 64 "${@:4}"
+bash recipes/validation.sh "$valid" \
   runs/gpu_standard/student_model_ema_final_epoch_010.pth runs/gpu_live/student_model_ema_final_epoch_010.pth

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Every figure and picture of MODEL_CARD.md and docs/EXPERIMENTS.md, but not the training of what ships
-# (ship_student.sh, demo_teacher.sh). Needs a quiet machine and a day. $1: real pairs to validate on (blurred/ and
-# sharp/); $2: sharp photographs (sharp/); $3: a data set whose train/ holds sharp photographs alone; $4: the same and
-# the street's pairs; $5: the same and all real pairs; $6: real pairs of a GoPro scene.
+# (ship_student.sh, demo_teacher.sh). Needs a quiet machine and a day. $1: the sets that validation.sh measures on; $2: a
+# data set whose train/ holds sharp photographs alone; $3: the same and the street's pairs; $4: the same and all real
+# pairs; $5: real pairs of a GoPro scene.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-pairs=${1:?real pairs} sharp=${2:?sharp photographs} photographs=${3:?photographs} street=${4:?with the street}
-all=${5:?with all pairs} gopro=${6:?GoPro pairs}
-bash recipes/validation.sh "$pairs" "$sharp"
+valid=${1:?sets to validate on} photographs=${2:?photographs} street=${3:?with the street} all=${4:?with all pairs}
+gopro=${5:?GoPro pairs} pairs=$valid/reds_small_valid sharp=$valid/sharp_valid
+bash recipes/validation.sh "$valid"
 bash recipes/pictures.sh
 bash recipes/ablation.sh
 bash recipes/ingredients.sh "$photographs" "$street" "$all" "$gopro" "$pairs"

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Every figure, table and picture of README, docs/SPEED.md and docs/INFERENCE.md. Needs a quiet machine, 4 GB and hours.
-# $1: real pairs to validate on (blurred/ and sharp/); $2: sharp photographs (sharp/); $3: a data set of real pairs to
-# train on; $4: weights of a Restormer of the released size; $5: real pairs of a GoPro scene.
+# $1: the sets that validation.sh measures on; $2: a data set of real pairs to train on; $3: weights of a Restormer of the
+# released size; $4: real pairs of a GoPro scene.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-pairs=${1:?real pairs} sharp=${2:?sharp photographs} data=${3:?a data set} weights=${4:?a Restormer} gopro=${5:?GoPro pairs}
+valid=${1:?sets to validate on} data=${2:?a data set} weights=${3:?a Restormer} gopro=${4:?GoPro pairs}
+pairs=$valid/reds_small_valid sharp=$valid/sharp_valid
 time python main_sharpening_script.py --demo
-bash recipes/validation.sh "$pairs" "$sharp"
+bash recipes/validation.sh "$valid"
 bash recipes/pictures.sh
 bash recipes/benchmarks.sh
 bash recipes/training_rate.sh "$data" "$weights" --steps 20

@@ -1,9 +1,11 @@
-"""Synthetic blur: sharp crops in, blurred crops out, as cameras and video calls make them.
+"""Synthetic blur: sharp crops in, pairs of blurred and sharp crops out.
 
-    blurry = degrade(sharp, generators_for(seed, indices), DegradationConfig())
+    blurry, sharp = degrade(sharp, generators_for(seed, indices), DegradationConfig())
 
 A camera, or an object too, moves during the exposure: frames along the path are averaged in linear
-light. Then come noise, and for video calls lens blur, rescaling and JPEG.
+light. Then come noise, and for video calls lens blur, rescaling and JPEG. The returned sharp crops
+differ from the given ones where an object moves in front of them, and where they are softened on
+purpose: a student also has to learn what needs no change.
 """
 
 import dataclasses
@@ -32,8 +34,10 @@ class DegradationConfig:
     motion: float = 0.75
     """Probability that an image gets camera and object motion alone, as in GoPro and REDS."""
     video_call: float = 0.20
-    """Probability of a video call: lens blur, motion, noise, rescaling, JPEG, each by its chance.
-    An image that gets neither motion nor video_call stays sharp."""
+    """Probability of a video call: lens blur, motion, noise, scaling, JPEG, each by its chance."""
+    moving_object: float = 0.0
+    """Probability of an object, cut from another image, that moves in front of a background at
+    rest. An image that gets neither motion nor video_call nor moving_object stays as it is."""
     length: tuple[float, float] = (0.0, 24.0)
     """Length of a motion path, pixels. Frames of 1280 x 720 have up to 40, but a student trained
     with that learns to leave images alone (a fifth of the gain, docs/EXPERIMENTS.md)."""
@@ -72,23 +76,35 @@ class DegradationConfig:
     """Probability of compression in a video call."""
     jpeg_quality: tuple[int, int] = (30, 95)
     """JPEG quality, 1 to 100. Below 30 the blocks hide what could be restored."""
+    rest_chance: float = 0.25
+    """Probability that a moving object rests after all: a portrait that needs no change."""
+    background_chance: float = 0.5
+    """Probability that the background of a moving object is out of focus. It stays so in the
+    target, because such a blur is intended."""
+    soft_chance: float = 0.0
+    """Probability that any other image is softened, in its target as well: parts that are out of
+    focus beside sharp ones, or all of it slightly. Half of these are compressed too."""
+    soft_radius: tuple[float, float] = (1.0, 8.0)
+    """Radius of the lens blur that stays in the target, pixels."""
+    soft_quality: tuple[int, int] = (60, 95)
+    """JPEG quality of a soft target, 1 to 100: high, because its artefacts are not removed."""
 
     def __post_init__(self) -> None:
         chances = [f.name for f in dataclasses.fields(self) if f.name.endswith("chance")]
         limits = {f.name: (0, math.inf) for f in dataclasses.fields(self)}
-        limits |= dict.fromkeys(("motion", "video_call", *chances), (0, 1))
+        kinds = ("motion", "video_call", "moving_object")
+        limits |= dict.fromkeys((*kinds, *chances), (0, 1))
         limits |= dict.fromkeys(("length_power", "response_power"), (TINY, math.inf))
-        limits |= dict.fromkeys(("spacing", "lens_radius"), (TINY, math.inf))
-        limits |= {"rescale": (1, math.inf), "jpeg_quality": (1, 100)}
+        limits |= dict.fromkeys(("spacing", "lens_radius", "soft_radius"), (TINY, math.inf))
+        limits |= {"rescale": (1, math.inf), "jpeg_quality": (1, 100), "soft_quality": (1, 100)}
         check_limits(self, limits, "degradation.")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             low, high = value if isinstance(value, tuple) else (value, value)
             if not low <= high < math.inf:
                 raise ValueError(f"degradation.{field.name} must be finite and ordered: {value}")
-        if self.motion + self.video_call > 1 + 1e-9:
-            total = self.motion + self.video_call
-            raise ValueError(f"degradation.motion + video_call must not exceed 1: {total}")
+        if (total := sum(getattr(self, kind) for kind in kinds)) > 1 + 1e-9:
+            raise ValueError(f"degradation.{' + '.join(kinds)} must not exceed 1: {total}")
 
 
 TINY = 1e-6
@@ -147,14 +163,16 @@ def noise_like(image: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(image.shape, generator=on_device, device=image.device)
 
 
-def to_light(values: Tensor, response: float) -> Tensor:
-    """Stored values in [0, 1] -> linear light in [0, 1]; `response` 0 is the identity."""
-    return torch.expm1(values * response) / math.expm1(response) if response else values
+def to_light(values: Tensor, response: Tensor) -> Tensor:
+    """Stored values in [0, 1] -> linear light in [0, 1]; the identity where `response` is 0."""
+    light = torch.expm1(values * response) / torch.expm1(response)
+    return torch.where(response > 0, light, values)
 
 
-def to_values(light: Tensor, response: float) -> Tensor:
+def to_values(light: Tensor, response: Tensor) -> Tensor:
     """Inverse of `to_light`."""
-    return torch.log1p(light * math.expm1(response)) / response if response else light
+    values = torch.log1p(light * torch.expm1(response)) / response
+    return torch.where(response > 0, values, light)
 
 
 def camera_path(generator: torch.Generator, frames: int, length: float) -> Tensor:
@@ -187,16 +205,23 @@ def homographies(pose: Tensor, radius: float) -> Tensor:
     return torch.stack(rows, dim=1)
 
 
-def warp(image: Tensor, matrices: Tensor) -> Tensor:
-    """`image` (C, H, W) through each homography (T, 3, 3) -> (T, C, H, W); the border reflects."""
-    _, H, W = image.shape
-    x = torch.arange(W, device=image.device) - (W - 1) / 2
-    y = torch.arange(H, device=image.device)[:, None] - (H - 1) / 2
-    m = matrices.to(image.device)[..., None, None]
-    u, v, w = (m[:, i, 0] * x + m[:, i, 1] * y + m[:, i, 2] for i in range(3))  # no matmul: TF32
-    grid = torch.stack([u / w * (2 / W), v / w * (2 / H)], dim=-1)  # (T, H, W, 2)
-    frames = image.expand(len(matrices), -1, -1, -1)
-    return F.grid_sample(frames, grid, padding_mode="reflection", align_corners=False)
+def warp(images: Tensor, matrices: Tensor) -> Tensor:
+    """`images` (B, C, H, W), each through its homographies (B, T, 3, 3) -> (B, T, C, H, W); the
+    border reflects."""
+    B, C, H, W = images.shape
+    T, device = matrices.shape[1], images.device
+    x = torch.arange(W, device=device) - (W - 1) / 2
+    y = torch.arange(H, device=device)[:, None] - (H - 1) / 2
+    m = matrices.reshape(B * T, 3, 3) * torch.tensor([2 / W, 2 / H, 1])[:, None]
+    m = m.to(device)[..., None, None]
+    # not matmul, which TF32 would round; few operations, because a GPU launches each by itself
+    u, v, w = (
+        torch.addcmul(torch.addcmul(m[:, i, 2], m[:, i, 1], y), m[:, i, 0], x) for i in range(3)
+    )
+    grid = torch.stack([u, v], dim=-1) / w[..., None]  # (BT, H, W, 2)
+    frames = images[:, None].expand(B, T, C, H, W).reshape(B * T, C, H, W)
+    seen = F.grid_sample(frames, grid, padding_mode="reflection", align_corners=False)
+    return seen.view(B, T, C, H, W)
 
 
 def soft_mask(generator: torch.Generator, H: int, W: int) -> Tensor:
@@ -207,31 +232,89 @@ def soft_mask(generator: torch.Generator, H: int, W: int) -> Tensor:
     return torch.sigmoid((field - uniform(generator, -0.3, 0.8)) * uniform(generator, 8, 40))
 
 
-def move(
-    light: Tensor,
+@dataclass(frozen=True)
+class Motion:
+    """Homographies (T, 3, 3) of the camera and of an object with its `mask` (1, H, W), if any."""
+
+    camera: Tensor
+    thing: Tensor
+    mask: Tensor | None
+
+
+def draw_motion(
     generator: torch.Generator,
+    size: tuple[int, int],
     lengths: tuple[float, float],
+    in_front: bool,
     config: DegradationConfig,
-) -> Tensor:
-    """Exposure of the linear-light image (3, H, W) while the camera, or an object too, moves."""
-    _, H, W = light.shape
-    with_object = chance(generator, config.object_chance)
+) -> Motion:
+    """How camera and object move. With `in_front` the camera rests, and there is an object."""
+    with_object = in_front or chance(generator, config.object_chance)
     drawn = [uniform(generator, *lengths, config.length_power) for _ in range(2)]
+    if in_front:
+        drawn = [0.0, 0.0 if chance(generator, config.rest_chance) else drawn[1]]
     half = math.ceil(max(drawn[: 1 + with_object]) / uniform(generator, *config.spacing) / 2)
     frames = 2 * min(max(half, 3), 24) + 1  # odd, at least GoPro's 7
-    radius = max(128.0, math.hypot(H, W) / 2)
-    camera, thing = (
-        homographies(camera_path(generator, frames, length), radius) for length in drawn
-    )
-    layer = torch.cat([light, soft_mask(generator, H, W).to(light.device)]) if with_object else None
-    total = torch.zeros_like(light)
-    for there, here in zip(camera.split(8), thing.split(8), strict=True):  # bounds the memory
-        seen = warp(light, there)
-        if layer is not None:
-            front = warp(layer, here)
-            seen = torch.lerp(seen, front[:, :3], front[:, 3:])
-        total += seen.sum(dim=0)
-    return total / frames
+    radius = max(128.0, math.hypot(*size) / 2)
+    paths = [homographies(camera_path(generator, frames, length), radius) for length in drawn]
+    return Motion(*paths, soft_mask(generator, *size) if with_object else None)
+
+
+def average_frames(
+    light: Tensor, front: Tensor, motions: Sequence[Motion], at_once: int = 4
+) -> Tensor:
+    """Exposure of linear-light images (B, 3, H, W) while camera and object move.
+
+    `front` (B, 3, H, W) is what the objects are cut from. All images are rendered together,
+    `at_once` frames of each at a time. They are sorted by their numbers of frames, so that those
+    which still have frames come first.
+    """
+    order = sorted(range(len(motions)), key=lambda i: -len(motions[i].camera))
+    motions = [motions[i] for i in order]
+    counts = torch.tensor([len(motion.camera) for motion in motions])
+    camera, thing = (padded([getattr(m, who) for m in motions]) for who in ("camera", "thing"))
+    shares = (torch.arange(camera.shape[1]) < counts[:, None]) / counts[:, None]  # (B, T)
+    shares = shares.to(light.device)[..., None, None, None]
+    light, total = light[order], torch.zeros_like(light)
+    objects = [i for i, motion in enumerate(motions) if motion.mask is not None]
+    if objects:
+        masks = torch.stack([motions[i].mask for i in objects]).to(light.device)
+        layers = torch.cat([front[[order[i] for i in objects]], masks], dim=1)
+    for start in range(0, camera.shape[1], at_once):
+        part = slice(start, start + at_once)
+        active = int((counts > start).sum())
+        seen = warp(light[:active], camera[:active, part])
+        if moved := sum(i < active for i in objects):
+            things = warp(layers[:moved], thing[objects[:moved], part])
+            behind = seen[objects[:moved]]
+            seen[objects[:moved]] = torch.lerp(behind, things[:, :, :3], things[:, :, 3:])
+        total[:active] += (seen * shares[:active, part]).sum(dim=1)
+    return total[torch.tensor(order).argsort()]
+
+
+def padded(paths: Sequence[Tensor]) -> Tensor:
+    """Matrices (T_i, 3, 3) of B images -> (B, T, 3, 3), with the last one repeated."""
+    longest = max(len(path) for path in paths)
+    return torch.stack([path[torch.arange(longest).clamp(max=len(path) - 1)] for path in paths])
+
+
+def soften(image: Tensor, generator: torch.Generator, config: DegradationConfig) -> Tensor:
+    """`image` (3, H, W) out of focus in parts, or slightly in all of it; half are compressed.
+
+    What students used to change most in sharp photographs were their slightly soft parts.
+    """
+    low, high = config.soft_radius
+    everywhere = chance(generator, 0.2)
+    if everywhere:
+        radius = low * uniform(generator, 0.5, 1.5)
+    else:
+        radius = uniform(generator, low, high, 2.0)
+    soft = lens_blur(image, radius, gaussian=chance(generator, 0.5))
+    if not everywhere:
+        soft = torch.lerp(image, soft, soft_mask(generator, *image.shape[1:]).to(image.device))
+    if chance(generator, 0.5):
+        soft = jpeg(soft, round(uniform(generator, *config.soft_quality)))
+    return soft
 
 
 def lens_blur(image: Tensor, radius: float, gaussian: bool) -> Tensor:
@@ -240,11 +323,11 @@ def lens_blur(image: Tensor, radius: float, gaussian: bool) -> Tensor:
     offsets = torch.arange(-reach, reach + 1.0)
     distance = torch.hypot(*torch.meshgrid(offsets, offsets, indexing="ij"))
     kernel = (-2 * (distance / radius) ** 2).exp() if gaussian else radius + 0.5 - distance
-    kernel = kernel.clamp(0, 1).to(image)
+    kernel = kernel.clamp(0, 1)
     H, W = image.shape[-2:]
     rows, columns = (mirror(size, reach, image.device) for size in (H, W))
-    padded = image[:, rows][:, :, columns]
-    return F.conv2d(padded[:, None], kernel[None, None] / kernel.sum())[:, 0]
+    wide = image[:, rows][:, :, columns]
+    return F.conv2d(wide[:, None], (kernel / kernel.sum()).to(image)[None, None])[:, 0]
 
 
 def mirror(size: int, reach: int, device: torch.device) -> Tensor:
@@ -283,23 +366,76 @@ def to_levels(image: Tensor) -> Tensor:
     return (image * 255).round().clamp(0, 255)
 
 
-def degrade_image(sharp: Tensor, generator: torch.Generator, config: DegradationConfig) -> Tensor:
-    """`degrade` for one image (3, H, W): lens, motion, exposure, noise, then the transmission."""
+@dataclass(frozen=True)
+class Exposure:
+    """What is drawn for one image before noise and transmission."""
+
+    call: bool
+    """A video call."""
+    in_front: bool
+    """An object from another image moves in front of a background at rest."""
+    response: float
+    brightest: float
+    lens: tuple[float, bool] | None
+    """Radius, and whether it is a Gaussian."""
+    motion: Motion | None
+
+
+def draw_exposure(
+    image: Tensor, generator: torch.Generator, config: DegradationConfig
+) -> tuple[Tensor, Exposure | None]:
+    """(`image` (3, H, W), perhaps softened; its exposure, or None if it stays as it is)."""
     kind = uniform(generator)
-    if kind >= config.motion + config.video_call:
-        return sharp
-    call = kind >= config.motion
+    untouched = kind >= config.motion + config.video_call + config.moving_object
+    in_front = not untouched and kind >= config.motion + config.video_call
+    call = not untouched and not in_front and kind >= config.motion
+    if config.soft_chance and not in_front and chance(generator, config.soft_chance):
+        image = soften(image, generator, config)
+    if untouched:
+        return image, None
     response = uniform(generator, *config.response, config.response_power)
-    light = to_light(sharp, response)
-    clipped = ((sharp - 0.96) / 0.04).clamp(0, 1)  # 0.96: only what the camera may have clipped
-    light = light * (1 + clipped * uniform(generator, *config.highlight, HIGHLIGHT_POWER))
-    if call and chance(generator, config.lens_chance):
-        light = lens_blur(
-            light, uniform(generator, *config.lens_radius), gaussian=chance(generator, 0.5)
-        )
+    brightest = uniform(generator, *config.highlight, HIGHLIGHT_POWER)
+    lens = motion = None
+    if (call and chance(generator, config.lens_chance)) or (
+        in_front and chance(generator, config.background_chance)
+    ):
+        radius = config.soft_radius if in_front else config.lens_radius
+        lens = uniform(generator, *radius), chance(generator, 0.5)
     if chance(generator, config.call_motion_chance if call else 1.0):
-        light = move(light, generator, config.call_length if call else config.length, config)
-    image = to_values(light.clamp(0, 1), response)
+        length = config.call_length if call else config.length
+        motion = draw_motion(generator, image.shape[1:], length, in_front, config)
+    return image, Exposure(call, in_front, response, brightest, lens, motion)
+
+
+def expose(sharp: Tensor, others: Tensor, drawn: Sequence[Exposure]) -> tuple[Tensor, Tensor]:
+    """(blurry, sharp) of images (B, 3, H, W), before noise and transmission."""
+    numbers = torch.tensor([[exposure.response, exposure.brightest] for exposure in drawn])
+    response, brightest = numbers.to(sharp.device)[..., None, None, None].unbind(1)
+    light = to_clipped_light(sharp, response, brightest)
+    for i, exposure in enumerate(drawn):
+        if exposure.lens:
+            light[i] = lens_blur(light[i], *exposure.lens)
+    front = light.clone()
+    if ahead := [i for i, exposure in enumerate(drawn) if exposure.in_front]:
+        front[ahead] = to_clipped_light(others[ahead], response[ahead], brightest[ahead])
+        masks = torch.stack([drawn[i].motion.mask for i in ahead]).to(light.device)
+        target = torch.lerp(light[ahead], front[ahead], masks).clamp(0, 1)
+        sharp[ahead] = to_values(target, response[ahead])
+    if moving := [i for i, exposure in enumerate(drawn) if exposure.motion]:
+        motions = [drawn[i].motion for i in moving]
+        light[moving] = average_frames(light[moving], front[moving], motions)
+    return to_values(light.clamp(0, 1), response), sharp
+
+
+def to_clipped_light(image: Tensor, response: Tensor, brightest: Tensor) -> Tensor:
+    """Stored values -> light, in which clipped white is `brightest` above white (1)."""
+    clipped = ((image - 0.96) / 0.04).clamp(0, 1)  # 0.96: only what the camera may have clipped
+    return to_light(image, response) * (1 + clipped * brightest)
+
+
+def add_noise_and_transmit(
+    image: Tensor, generator: torch.Generator, call: bool, config: DegradationConfig
+) -> Tensor:
     deviation = uniform(generator, *(config.noise if call else FAINT_NOISE))
     if deviation and chance(generator, config.noise_chance if call else 1.0):
         shot = uniform(generator)
@@ -309,19 +445,31 @@ def degrade_image(sharp: Tensor, generator: torch.Generator, config: Degradation
 
 @torch.no_grad()
 def degrade(
-    sharp: Tensor, generators: Sequence[torch.Generator], config: DegradationConfig
-) -> Tensor:
-    """Blurred version of `sharp` (B, 3, H, W), float32 in [0, 1], rounded to 8-bit levels.
+    sharp: Tensor,
+    generators: Sequence[torch.Generator],
+    config: DegradationConfig,
+    others: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(blurry, sharp), made from `sharp` (B, 3, H, W) in [0, 1]: float32, rounded to 8-bit levels.
 
-    Image i depends on sharp[i], generators[i] and config alone, so a batch may be split over
-    processes in any way. The frames of one exposure are rendered together on the device of `sharp`.
-    Parameters are drawn on the CPU, and only JPEG waits for the device. Call it outside autocast.
-    Raises ValueError if the numbers of images and generators differ.
+    Objects that move in front of an image are cut from `others` (B, 3, H, W; None: the images
+    themselves, mirrored). Image i depends on sharp[i], others[i], generators[i] and config alone,
+    so a batch may be split over processes in any way. The exposures of a batch are rendered
+    together on the device of `sharp`. Parameters are drawn on the CPU, and only JPEG waits for the
+    device. Call it outside autocast. Raises ValueError if the numbers of images and generators
+    differ.
     """
     if len(generators) != len(sharp):
         raise ValueError(f"{len(sharp)} images need as many generators, got {len(generators)}")
-    images = [
-        degrade_image(image, generator, config)
-        for image, generator in zip(sharp, generators, strict=True)
-    ]
-    return to_levels(torch.stack(images)) / 255
+    others = sharp.flip(3) if others is None else others
+    images, exposures = zip(
+        *(draw_exposure(*each, config) for each in zip(sharp, generators, strict=True)), strict=True
+    )
+    sharp = torch.stack(images)
+    blurry = sharp.clone()
+    if which := [i for i, exposure in enumerate(exposures) if exposure]:
+        drawn = [exposures[i] for i in which]
+        exposed, sharp[which] = expose(sharp[which], others[which], drawn)
+        for i, image in zip(which, exposed, strict=True):
+            blurry[i] = add_noise_and_transmit(image, generators[i], exposures[i].call, config)
+    return to_levels(blurry) / 255, to_levels(sharp) / 255

@@ -1,17 +1,21 @@
 """Synthetic blur: where the light goes, what a seed fixes, and which settings are refused."""
 
+import dataclasses
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sharpening import synthetic_blur
 from sharpening.synthetic_blur import (
     DegradationConfig,
+    average_frames,
     camera_path,
     degrade,
+    draw_motion,
     generators_for,
     homographies,
     lens_blur,
-    move,
     to_light,
     to_values,
     warp,
@@ -20,6 +24,15 @@ from sharpening.synthetic_blur import (
 MOTION = DegradationConfig(motion=1, video_call=0)
 CALL = DegradationConfig(motion=0, video_call=1)
 STILL = DegradationConfig(motion=0, video_call=0)
+IN_FRONT = DegradationConfig(motion=0, video_call=0, moving_object=1, rest_chance=0)
+SOFT = DegradationConfig(motion=0, video_call=0, soft_chance=1)
+
+
+def blurred(sharp, generators, config):
+    """What `degrade` makes of images whose targets stay as they are."""
+    blurry, target = degrade(sharp, generators, config)
+    assert torch.equal(target, (sharp.detach() * 255).round() / 255)
+    return blurry
 
 
 @pytest.fixture
@@ -39,10 +52,10 @@ def no_noise(monkeypatch):
     "config", [DegradationConfig(), MOTION, CALL], ids=["mix", "motion", "call"]
 )
 def test_image_depends_on_its_generator_and_not_on_its_batch(sharp, config):
-    whole = degrade(sharp, generators_for(3, range(8)), config)
-    parts = [degrade(sharp[i : i + 1], generators_for(3, [i]), config) for i in range(8)]
+    whole = blurred(sharp, generators_for(3, range(8)), config)
+    parts = [blurred(sharp[i : i + 1], generators_for(3, [i]), config) for i in range(8)]
     assert torch.equal(whole, torch.cat(parts))
-    assert not torch.equal(whole, degrade(sharp, generators_for(4, range(8)), config))
+    assert not torch.equal(whole, blurred(sharp, generators_for(4, range(8)), config))
     assert not torch.equal(whole, sharp)
 
 
@@ -57,14 +70,14 @@ def test_generators_are_fixed_by_seed_and_index():
 
 def test_nothing_drawn_leaves_the_stored_levels(sharp):
     assert torch.equal(
-        degrade(sharp, generators_for(0, range(8)), STILL), (sharp * 255).round() / 255
+        blurred(sharp, generators_for(0, range(8)), STILL), (sharp * 255).round() / 255
     )
 
 
 @pytest.mark.parametrize("level", [0, 1, 127, 244, 255])
 def test_uniform_image_stays_uniform_under_motion(level, no_noise):
     sharp = torch.full((6, 3, 33, 20), level / 255)
-    assert torch.equal(degrade(sharp, generators_for(0, range(6)), MOTION), sharp)
+    assert torch.equal(blurred(sharp, generators_for(0, range(6)), MOTION), sharp)
 
 
 @pytest.mark.parametrize("gaussian", [False, True])
@@ -95,7 +108,7 @@ def test_straight_path_spreads_an_impulse_over_its_length_around_its_place():
     pose[:, 0] = torch.linspace(-5, 5, 21)
     impulse = torch.zeros(1, 41, 41)
     impulse[:, 20, 20] = 1
-    streak = warp(impulse, homographies(pose, 128.0)).mean(0)[0]
+    streak = warp(impulse[None], homographies(pose, 128.0)[None])[0].mean(0)[0]
     row = streak[20]
     assert row.sum().item() == pytest.approx(1, abs=1e-5)
     assert row[16:25].tolist() == pytest.approx([2 / 21] * 9, abs=1e-5)
@@ -108,13 +121,13 @@ def test_roll_turns_about_the_centre_by_its_angle():
     pose[0, 2] = 100 * torch.tan(torch.tensor(torch.pi / 4))  # radius 100: an angle of 45 degrees
     image = torch.zeros(1, 21, 21)
     image[0, 15, 15] = 1  # (5, 5) from the centre: seen at (5, 0)
-    seen = warp(image, homographies(pose, 100.0))[0, 0]
+    seen = warp(image[None], homographies(pose, 100.0)[None])[0, 0, 0]
     assert seen.argmax().item() == 10 * 21 + 15
 
 
 @pytest.mark.parametrize("response", [0.0, 2.2, 6.0])
 def test_light_is_the_inverse_of_values_and_spans_the_same_range(response):
-    values = torch.linspace(0, 1, 256)
+    values, response = torch.linspace(0, 1, 256), torch.tensor(response)
     light = to_light(values, response)
     assert light[0] == 0 and light[-1].item() == pytest.approx(1, abs=1e-6)
     assert (light.diff() > 0).all()
@@ -134,7 +147,7 @@ def test_black_and_white_meet_in_linear_light(response, expected, no_noise, monk
         motion=1, video_call=0, response=(response, response), highlight=(0, 0),
         length=(24, 24), spacing=(0.5, 0.5), object_chance=0,
     )  # fmt: skip
-    blurry = degrade(sharp, generators_for(0, range(4)), config)
+    blurry = blurred(sharp, generators_for(0, range(4)), config)
     assert blurry.mean().item() == pytest.approx(expected, abs=0.01)
 
 
@@ -142,7 +155,7 @@ def test_bright_light_draws_a_clipped_streak(no_noise):
     sharp = torch.full((1, 3, 64, 64), 0.2)
     sharp[..., 31:34, 31:34] = 1
     dim, bright = (
-        degrade(sharp, generators_for(0, [0]), DegradationConfig(
+        blurred(sharp, generators_for(0, [0]), DegradationConfig(
             motion=1, video_call=0, length=(9, 9), highlight=(boost, boost), object_chance=0,
         )) for boost in (0, 20)
     )  # fmt: skip
@@ -159,7 +172,7 @@ def test_few_lights_are_much_brighter_than_white(no_noise, monkeypatch):
         config = DegradationConfig(
             motion=1, video_call=0, length=(9, 9), object_chance=0, highlight=(0, top)
         )
-        return degrade(sharp, generators_for(0, range(96)), config).mean(dim=(1, 2, 3))
+        return blurred(sharp, generators_for(0, range(96)), config).mean(dim=(1, 2, 3))
 
     usual = synthetic_blur.HIGHLIGHT_POWER
     none, few, many = (streaks(*drawn) - 0.2 for drawn in ((0, 1), (3, usual), (3, 1)))
@@ -168,30 +181,104 @@ def test_few_lights_are_much_brighter_than_white(no_noise, monkeypatch):
 
 
 def test_object_changes_the_motion_and_rests_when_nothing_moves(sharp):
-    config = DegradationConfig(object_chance=1, length_power=1)
-    moved = move(sharp[0], generators_for(2, [0])[0], (12.0, 12.0), config)
-    alone = DegradationConfig(object_chance=0, length_power=1)
-    assert not torch.allclose(
-        moved, move(sharp[0], generators_for(2, [0])[0], (12.0, 12.0), alone), atol=1e-3
+    def moved(length, seed, **settings):
+        config = DegradationConfig(length_power=1, **settings)
+        generator = generators_for(seed, [0])[0]
+        motion = draw_motion(generator, sharp.shape[2:], (length, length), False, config)
+        return average_frames(sharp[:1], sharp[:1], [motion])
+
+    alone, both = (moved(12.0, 2, object_chance=chance) for chance in (0, 1))
+    assert not torch.allclose(alone, both, atol=1e-3)
+    assert torch.allclose(moved(0.0, 0, object_chance=1), sharp[:1], atol=1e-5)
+
+
+def test_frames_are_averaged_alike_however_many_are_rendered_at_once(sharp):
+    config = DegradationConfig(object_chance=0.5, length=(0, 30))
+    motions = [
+        draw_motion(generator, sharp.shape[2:], config.length, False, config)
+        for generator in generators_for(4, range(8))
+    ]
+    assert len({len(motion.camera) for motion in motions}) > 3
+    assert 0 < sum(motion.mask is not None for motion in motions) < 8
+    at_once = [average_frames(sharp, sharp.flip(3), motions, count) for count in (1, 4, 100)]
+    assert torch.allclose(at_once[0], at_once[1], atol=1e-6)
+    assert torch.allclose(at_once[0], at_once[2], atol=1e-6)
+
+
+class CountImageOperations(TorchDispatchMode):
+    """Counts operations whose result has at least as many numbers as one channel of an image."""
+
+    def __init__(self, pixels):
+        super().__init__()
+        self.pixels, self.count = pixels, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        large = isinstance(result, torch.Tensor) and result.numel() >= self.pixels
+        self.count += large and not func.is_view
+        return result
+
+
+def test_batch_needs_few_operations():
+    """On a GPU each operation waits for its launch. One image after the other took 260 an image."""
+    sharp = torch.rand(32, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    config = DegradationConfig(
+        motion=0.4, video_call=0.3, moving_object=0.2, soft_chance=0.25, length=(0, 40)
     )
-    assert torch.allclose(
-        move(sharp[0], torch.Generator(), (0.0, 0.0), config), sharp[0], atol=1e-5
-    )
+    with CountImageOperations(64 * 64) as counted:
+        degrade(sharp, generators_for(0, range(32)), config)
+    assert 100 < counted.count < 1000
+
+
+def test_object_moves_in_front_of_a_background_at_rest(sharp, no_noise):
+    config = dataclasses.replace(IN_FRONT, background_chance=0, length=(12, 12), response=(0, 0))
+    black, white = torch.zeros_like(sharp), torch.full_like(sharp, 0.9)
+    blurry, target = degrade(black, generators_for(0, range(8)), config, white)
+    covered, touched = target.amax(1), blurry.amax(1)
+    assert 0.1 < (covered > 0.45).float().mean() < 0.7
+    assert (touched == 0).any() and (touched[covered == 0] > 0).any()  # its trail, and no further
+    assert (blurry - target).abs().mean() > 0.01
+    assert (blurry - target).mean().abs() < 0.01  # no light comes or goes
+
+
+def test_background_out_of_focus_is_so_in_the_target(sharp, no_noise):
+    config = dataclasses.replace(IN_FRONT, background_chance=1, length=(0, 0), soft_radius=(3, 3))
+    blurry, target = degrade(sharp, generators_for(0, range(8)), config, sharp)
+    assert (blurry - target).abs().max() < 1.5 / 255  # rounded up or down
+    assert target.diff(dim=3).abs().mean() < 0.9 * sharp.diff(dim=3).abs().mean()
+
+
+def test_object_that_rests_changes_nothing(sharp, no_noise):
+    resting = dataclasses.replace(IN_FRONT, rest_chance=1)
+    blurry, target = degrade(sharp, generators_for(0, range(8)), resting, sharp.roll(1, 0))
+    assert (blurry - target).abs().max() < 1.5 / 255  # rounded up or down
+    assert not torch.equal(target, (sharp * 255).round() / 255)
+
+
+def test_softness_stays_in_the_target(sharp):
+    blurry, target = degrade(sharp, generators_for(0, range(8)), SOFT)
+    assert torch.equal(blurry, target)
+    assert target.diff(dim=3).abs().mean() < sharp.diff(dim=3).abs().mean()
+    moving = dataclasses.replace(MOTION, soft_chance=1)
+    blurry, target = degrade(sharp, generators_for(0, range(8)), moving)
+    assert not torch.equal(blurry, target) and not torch.equal(target, (sharp * 255).round() / 255)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (2, 3), (17, 31), (33, 8)])
-@pytest.mark.parametrize("config", [MOTION, CALL], ids=["motion", "call"])
+@pytest.mark.parametrize(
+    "config", [MOTION, CALL, IN_FRONT, SOFT], ids=["motion", "call", "in front", "soft"]
+)
 def test_any_size_gives_levels_of_the_same_shape(size, config):
     sharp = torch.rand(6, 3, *size, generator=torch.Generator().manual_seed(1))
-    blurry = degrade(sharp, generators_for(0, range(6)), config)
-    assert blurry.shape == sharp.shape and blurry.dtype == torch.float32
-    assert blurry.min() >= 0 and blurry.max() <= 1
-    assert torch.equal(blurry, (blurry * 255).round() / 255)
+    for image in degrade(sharp, generators_for(0, range(6)), config):
+        assert image.shape == sharp.shape and image.dtype == torch.float32
+        assert image.min() >= 0 and image.max() <= 1
+        assert torch.equal(image, (image * 255).round() / 255)
 
 
 def test_no_gradient_and_the_device_of_the_input():
     sharp = torch.rand(2, 3, 16, 16, requires_grad=True)
-    blurry = degrade(sharp, generators_for(0, range(2)), CALL)
+    blurry = blurred(sharp, generators_for(0, range(2)), CALL)
     assert not blurry.requires_grad and blurry.device == sharp.device
 
 
@@ -204,6 +291,7 @@ def test_each_image_needs_a_generator(sharp):
     ("settings", "message"),
     [
         ({"motion": 0.8, "video_call": 0.3}, "motion .* video_call"),
+        ({"motion": 0.8, "video_call": 0.1, "moving_object": 0.2}, "moving_object"),
         ({"motion": -0.1}, "motion"),
         ({"jpeg_chance": 1.5}, "jpeg_chance"),
         ({"length": (9.0, 3.0)}, "length"),
@@ -213,6 +301,8 @@ def test_each_image_needs_a_generator(sharp):
         ({"rescale": (0.5, 2.0)}, "rescale"),
         ({"jpeg_quality": (0, 50)}, "jpeg_quality"),
         ({"jpeg_quality": (50, 101)}, "jpeg_quality"),
+        ({"soft_quality": (50, 101)}, "soft_quality"),
+        ({"soft_radius": (0.0, 1.0)}, "soft_radius"),
     ],
 )
 def test_impossible_settings_are_refused(settings, message):

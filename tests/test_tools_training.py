@@ -140,7 +140,7 @@ def test_another_network_is_trained_and_measured_like_the_student(config, tmp_pa
         )
     )
     result = last_line(capsys)
-    conditions = ("motion", "long motion", "defocus", "call", "as it is")
+    conditions = ("motion", "long motion", "defocus", "call")
     assert result.keys() == {"pairs", *(f"photos {name}" for name in conditions)}
     assert result["pairs"]["psnr_other"] < result["pairs"]["psnr_blurry"]
     assert result["pairs"]["worse_other"] == 1

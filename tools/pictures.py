@@ -118,7 +118,7 @@ def synthetic_row(path: Path, first: int, config: PicturesConfig) -> list[Cell]:
     sharp = middle(photo, config.crop).copy()
     image = torch.from_numpy(sharp).permute(2, 0, 1).float() / 255
     generators = generators_for(config.seed, range(first, first + config.columns))
-    batch = degrade(image.repeat(config.columns, 1, 1, 1), generators, config.degradation)
+    batch, _ = degrade(image.repeat(config.columns, 1, 1, 1), generators, config.degradation)
     blurred = (batch * 255).round().byte().permute(0, 2, 3, 1).numpy()
     return [("", sharp), *(("", crop) for crop in blurred)]
 
