@@ -10,7 +10,7 @@ photographs and video-call frames in real time.
     python main_sharpening_script.py --infer --input DIR_OR_FILE --output DIR
     torchrun --nproc-per-node 4 main_sharpening_script.py      several GPUs
 
-Every setting is a field of a dataclass below and a flag: `--help` lists them.
+Every setting is a field of a dataclass below and a flag: `--help-all` lists them.
 
 How data flows: path -> `GoProSharpeningDataset` -> `blurry, sharp` (B, 3, H, W) in [0, 1]
 -> `student(blurry)` -> `restored` and its feature taps; `teacher(blurry)` -> `taught` and its taps
@@ -69,6 +69,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from tqdm import tqdm
 
 from sharpening import SharpeningError, __version__
+from sharpening.command_line import help_text, understood
 from sharpening.file_inference import FileSettings, plan_jobs, sharpen_files
 from sharpening.image_arrays import to_rgb
 from sharpening.image_pairs import (
@@ -77,7 +78,9 @@ from sharpening.image_pairs import (
     cache_images,
     demo_frame,
     demo_pairs,
-    find_pairs,
+    draw_groups,
+    group_of,
+    pairs_of_split,
     read_pair,
     same_crop,
 )
@@ -97,7 +100,14 @@ from sharpening.runtime import (
     side_by_side,
     start_runtime,
 )
-from sharpening.settings import Limits, check_limits, stored_config, to_dict
+from sharpening.settings import (
+    Limits,
+    check_limits,
+    read_settings,
+    stored_config,
+    to_dict,
+    write_settings,
+)
 from sharpening.synthetic_blur import DEMO_BLUR, DegradationConfig, degrade, generators_for
 
 HERE = Path(__file__).resolve().parent
@@ -115,7 +125,7 @@ LIMITS: dict[str, Limits] = {
     "data": dict.fromkeys(("batch_size", "crops_per_image"), COUNT)
     | dict.fromkeys(("workers", "cache_gb"), NOT_NEGATIVE)
     | dict.fromkeys(("synthetic_share", "reduction_chance"), SHARE)
-    | {"crop": (16, math.inf), "reduction": (1e-3, 1e3)},
+    | {"crop": (16, math.inf), "reduction": (1e-3, 1e3), "test_share": (0.01, 0.9)},
     "student": dict.fromkeys(("width", "max_width", "pool_window"), COUNT)
     | dict.fromkeys(("encoder", "middle", "decoder"), NOT_NEGATIVE),
     "loss": dict.fromkeys(LOSS_TERMS, NOT_NEGATIVE) | {"temperature": POSITIVE},
@@ -133,8 +143,12 @@ LIMITS: dict[str, Limits] = {
 class DataConfig:
     """Where the images are and how crops are cut from them."""
 
-    root: Path = Path("GoPro_dataset")
-    """Folder with train/ and test/. GoPro_dataset/README.md shows the layouts."""
+    root: Path | tuple[Path, ...] = Path("GoPro_dataset")
+    """Folder with train/ and test/, or several. GoPro_dataset/README.md shows the layouts."""
+    shares: tuple[float, ...] = ()
+    """Share of the crops that each root gives; without it all images are shown equally often."""
+    test_share: float = 0.1
+    """Share of the pairs to test on, the last by name, where a root has no train/ and test/."""
     blurred_names: tuple[str, ...] = ("blurred", "blur", "input", "blur_gamma")
     """Names of a folder of blurred images; the first that stands beside a sharp one is read.
     With no name at all, every sharp image is blurred synthetically."""
@@ -161,6 +175,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_limits(self, LIMITS["data"], "data.")
+        if self.shares and (len(self.shares) != len(self.roots) or min(self.shares) <= 0):
+            raise ValueError(f"data.shares must be one number above 0 per root: {self.shares}")
         if self.crop % 16:
             raise ValueError(f"data.crop must be a multiple of 16: {self.crop}")
         if self.batch_size % self.crops_per_image:
@@ -170,6 +186,10 @@ class DataConfig:
             )
         if self.reduction[0] > self.reduction[1]:
             raise ValueError(f"data.reduction must be ordered: {self.reduction}")
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        return self.root if isinstance(self.root, tuple) else (self.root,)
 
 
 @dataclass(frozen=True)
@@ -390,10 +410,16 @@ class Config:
     """How much of the result is blended into the image, 0 to 1; 0 gives the image back."""
     overwrite: bool = False
     """Sharpen again what is already in `--output`; start a training over an older one."""
+    compare: bool = False
+    """Write a page beside the results that shows before and after: compare.html."""
     teacher_too: bool = False
     """Let `--evaluate` measure the teacher as well."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the network is computed; auto: on a GPU if there is one."""
+    config: Path | None = None
+    """Begin with the settings of this file, such as the config.json of a run; flags count more."""
+    preset: Literal["published"] | None = None
+    """Begin with the published weights of the loss terms instead of ours; flags count more."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where the network is computed; auto: on a GPU if there is one. mps: Apple's GPU."""
     size: Literal["standard", "live"] | None = None
     """Size of the student to train, or shipped student for --infer: quality or speed; None: as
     --student and --checkpoint say."""
@@ -418,6 +444,7 @@ class Config:
             raise ValueError("teacher.results are images, not features: add --loss.feature 0")
 
 
+PRESETS = {"published": Config(preset="published", loss=LossConfig(feature=1.0, frequency=0.0))}
 DEMO = Config(
     demo=True,
     overwrite=True,
@@ -448,7 +475,9 @@ def split_pairs(config: Config, split: Literal["train", "test"]) -> list[Pair]:
     """The pairs of one split of the data set that `config` names."""
     if config.demo:
         return demo_pairs(split)
-    return find_pairs(config.data.root / split, config.data.blurred_names, config.data.sharp_names)
+    data = config.data
+    names = data.blurred_names, data.sharp_names
+    return pairs_of_split(data.roots, split, *names, data.test_share)
 
 
 class GoProSharpeningDataset(Dataset):
@@ -469,6 +498,8 @@ class GoProSharpeningDataset(Dataset):
         if self.real and self.synthetic:  # a kind that is never drawn is not counted, nor cached
             self.real = self.real if config.synthetic_share < 1 else []
             self.synthetic = self.synthetic if config.synthetic_share > 0 else []
+        shares = config.synthetic_share, config.shares
+        self.groups = draw_groups(self.synthetic, self.real, *shares)
         self.order: dict[tuple[int, int], np.ndarray] = {}
         self.cached = cache_images([*self.real, *self.synthetic], int(config.cache_gb * 1e9))
 
@@ -480,9 +511,7 @@ class GoProSharpeningDataset(Dataset):
 
     def pair(self, draw: int) -> Pair:
         """The pair that item `draw` is cut from."""
-        share = self.config.synthetic_share if self.real else 1.0
-        coin = np.random.default_rng([self.seed, draw, 1]).random()
-        pairs = self.synthetic if self.synthetic and coin < share else self.real
+        pairs = group_of(self.groups, np.random.default_rng([self.seed, draw, 1]).random())
         epoch, position = divmod(draw, len(pairs))
         if (key := (epoch, len(pairs))) not in self.order:
             self.order = {k: v for k, v in self.order.items() if k[0] >= epoch - 1}
@@ -1748,6 +1777,7 @@ def prepare_training(
     state = fresh_state(config, teacher, runtime, build)
     if config.resume:
         state.restore(last)
+    runtime.on_main(lambda: write_settings(config.train.folder / "config.json", config))
     return dataset, images, teacher, vgg, state
 
 
@@ -1953,6 +1983,7 @@ MODES = {
     "input": (["--infer"], "add it"),
     "output": (["--infer"], "add it"),
     "strength": (["--infer"], "add it"),
+    "compare": (["--infer"], "add it"),
     "checkpoint": (["--infer", "--evaluate"], "add it"),
     "teacher_too": (["--evaluate"], "add it"),
     "size": (["training", "--infer"], "choose a student with --checkpoint"),
@@ -1966,17 +1997,20 @@ def default_config(arguments: Sequence[str]) -> Config:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for flag in ("--demo", "--resume"):
         parser.add_argument(flag, action="store_true")
-    for flag in ("--size", "--train.folder", "--train.initial-weights"):
+    for flag in ("--config", "--preset", "--size", "--train.folder", "--train.initial-weights"):
         parser.add_argument(flag, flag.replace("-w", "_w"), dest=flag)
     parser.add_argument("--teacher.no-enabled", dest="untaught", action="store_true")
     given = vars(parser.parse_known_args(arguments)[0])
-    default = DEMO if given["demo"] else Config()
+    default = DEMO if given["demo"] else PRESETS.get(given["--preset"], Config())
     weights = given["--train.initial-weights"]
+    if path := given["--config"]:
+        default = read_settings(Config, Path(path))
+        changing = {"config": None, "resume": False, "overwrite": False, "checkpoint": None}
+        default = dataclasses.replace(default, **changing)
     if given["resume"]:
-        if weights:
-            raise SharpeningError(
-                "--resume goes on from last.pth: leave out --train.initial-weights"
-            )
+        for flag in ("--train.initial-weights", "--config", "--preset"):
+            if given[flag]:
+                raise SharpeningError(f"--resume goes on from last.pth: leave out {flag}")
         folder = Path(given["--train.folder"] or default.train.folder)
         stored = load_checkpoint(folder / "last.pth").get("config", {})
         default = stored_config(Config, stored, folder / "last.pth")
@@ -1999,6 +2033,10 @@ def read_config(arguments: Sequence[str] | None = None) -> Config:
     if "--version" in arguments:
         print(f"image-sharpening-distillation {__version__}")
         raise SystemExit(0)
+    if text := help_text(Config(), arguments):
+        print(text)
+        raise SystemExit(0)
+    arguments = understood(arguments)
     default = default_config(arguments)
     config = tyro.cli(Config, args=arguments, default=default, description=__doc__)
     mode = "--infer" if config.infer else "--evaluate" if config.evaluate else "training"

@@ -88,7 +88,7 @@ def fill(config: CacheConfig, runtime: Runtime) -> dict[str, Any]:
 
     Old results go first, so that an interruption leaves none: training then finds them missing.
     """
-    pairs = real_pairs(config.data.root / "train", config.data)
+    pairs = real_pairs(config.data.roots[0] / "train", config.data)
     settings = script.InferenceConfig(tile=config.tile, backend="pytorch")
     sharpen = script.Sharpener(script.restormer_from_weights(config.weights), runtime, settings)
     weights = hashlib.sha256(config.weights.read_bytes()).hexdigest()
