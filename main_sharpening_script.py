@@ -69,7 +69,9 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from tqdm import tqdm
 
 from sharpening import SharpeningError, __version__
-from sharpening.command_line import help_text, understood
+from sharpening.command_line import understood
+from sharpening.compare_page import write_comparison
+from sharpening.estimate import say_estimate
 from sharpening.file_inference import FileSettings, plan_jobs, sharpen_files
 from sharpening.image_arrays import to_rgb
 from sharpening.image_pairs import (
@@ -1943,6 +1945,9 @@ def infer(config: Config, runtime: Runtime) -> int:
     calls = math.inf if any(job.kind == "video" for job in plan.jobs) else len(plan.jobs)
     sharpen = Sharpener.load(path, runtime, config.inference, calls)
     runtime.say(f"student: {path}, on {sharpen.describe()}")
+    say_estimate(
+        plan, sharpen.images, runtime, sharpen.backend, path == SHIPPED_STUDENTS["standard"]
+    )
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         failures = sharpen_files(
@@ -1959,6 +1964,8 @@ def infer(config: Config, runtime: Runtime) -> int:
         signal.signal(signal.SIGTERM, previous)
     for failure in failures:
         runtime.say(f"failed: {failure}")
+    if config.compare:
+        write_comparison(plan, output / "compare.html", failures, runtime)
     runtime.say(f"results: {output}")
     return 1 if failures else 0
 
@@ -2030,13 +2037,7 @@ def default_config(arguments: Sequence[str]) -> Config:
 def read_config(arguments: Sequence[str] | None = None) -> Config:
     """The command line as a Config."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if "--version" in arguments:
-        print(f"image-sharpening-distillation {__version__}")
-        raise SystemExit(0)
-    if text := help_text(Config(), arguments):
-        print(text)
-        raise SystemExit(0)
-    arguments = understood(arguments)
+    arguments = understood(arguments, Config())
     default = default_config(arguments)
     config = tyro.cli(Config, args=arguments, default=default, description=__doc__)
     mode = "--infer" if config.infer else "--evaluate" if config.evaluate else "training"

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from sharpening import SharpeningError
+from sharpening import SharpeningError, __version__
 
 MODES = ("demo", "resume", "evaluate", "infer")
 USUAL = (
@@ -99,8 +99,13 @@ def help_text(config: Any, arguments: Sequence[str]) -> str | None:
     return "\n".join([*head, "", "settings (default):", *shown, "", *end])
 
 
-def understood(arguments: Sequence[str]) -> list[str]:
-    """The arguments with `--input` where a path follows `--infer`; `--help-all` is tyro's help."""
+def understood(arguments: Sequence[str], config: Any) -> list[str]:
+    """The arguments with `--input` where a path follows `--infer`; `--help-all` is tyro's help.
+    Prints the version or the help of `config` and ends the process, if that is what they ask."""
+    version = f"image-sharpening-distillation {__version__}"
+    if text := version if "--version" in arguments else help_text(config, arguments):
+        print(text)
+        raise SystemExit(0)
     words = ["--help" if word == "--help-all" else word for word in arguments]
     if "--infer" not in words or any(word.startswith("--input") for word in words):
         return words

@@ -139,7 +139,11 @@ def installed(tmp_path_factory) -> dict[str, str]:
     tracked = ["git", "-C", str(ROOT), "ls-files", "-z", "-co", "--exclude-standard"]
     for name in subprocess.run(tracked, capture_output=True, check=True).stdout.split(b"\0"):
         path = ROOT / os.fsdecode(name)
-        if path.is_file() and path.suffix in (".py", ".toml", ".md", ".pth", "") and name != b"/":
+        if (
+            path.is_file()
+            and path.suffix in (".py", ".toml", ".md", ".pth", ".html", "")
+            and name != b"/"
+        ):
             target = source / os.fsdecode(name)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to(path)
