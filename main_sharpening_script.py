@@ -421,7 +421,8 @@ class Config:
     preset: Literal["published"] | None = None
     """Begin with the published weights of the loss terms instead of ours; flags count more."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where the network is computed; auto: on a GPU if there is one. mps: Apple's GPU."""
+    """Where the network is computed; auto: on a GPU if there is one. mps: Apple's GPU,
+    on request, because it was never tried on one."""
     size: Literal["standard", "live"] | None = None
     """Size of the student to train, or shipped student for --infer: quality or speed; None: as
     --student and --checkpoint say."""

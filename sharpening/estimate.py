@@ -54,7 +54,8 @@ def duration(seconds: float) -> str:
     for unit, length in (("hours", 3600), ("minutes", 60)):
         if seconds >= 1.95 * length:
             return f"{seconds / length:.{int(unit == 'hours')}f} {unit}"
-    return f"{max(1, round(seconds))} seconds"
+    whole = max(1, round(seconds))
+    return f"{whole} second{'s' * (whole > 1)}"
 
 
 def estimate(

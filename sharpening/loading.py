@@ -1,6 +1,7 @@
 """Worker processes that load a dataset's items: their errors, their signals, their end."""
 
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -35,13 +36,18 @@ def loaded_items(loader: DataLoader) -> Iterator[Any]:
             items._shutdown_workers()
 
 
+def start_method(platform: str = sys.platform) -> str:
+    """How worker processes begin. On Linux `fork`: they share the decoded images, which the default
+    of Python 3.14 would copy. Windows has no fork and macOS no safe one: there they are copied."""
+    return "fork" if platform.startswith("linux") else "spawn"
+
+
 def make_loader(dataset: Dataset, workers: int, **settings: Any) -> DataLoader:
-    """A loader whose workers share the decoded images (`fork`: from Python 3.14 on the default
-    would copy them) and leave Ctrl-C to this process."""
+    """A loader whose workers leave Ctrl-C to this process."""
     return DataLoader(
         dataset,
         num_workers=workers,
-        multiprocessing_context="fork" if workers else None,
+        multiprocessing_context=start_method() if workers else None,
         worker_init_fn=ignore_signals,
         **settings,
     )

@@ -33,7 +33,7 @@ def test_advice_only_for_long_work_and_never_for_what_is_in_use():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(0.2, "1 seconds"), (60, "60 seconds"), (240, "4 minutes")]
+    ("seconds", "words"), [(0.2, "1 second"), (60, "60 seconds"), (240, "4 minutes")]
 )
 def test_durations_in_words(seconds, words):
     assert estimate.duration(seconds) == words
