@@ -27,7 +27,7 @@ Sections, in the order in which they run:
 
 What the system stands on is in the package `sharpening`: devices and processes (runtime), folders
 and crops (image_pairs), worker processes (loading), synthetic_blur, muon, run_log,
-openvino_backend, and pictures and videos as files (file_inference, media_files).
+openvino_backend, and pictures and videos as files (file_inference, media_files, video_files).
 """
 
 import argparse
@@ -177,8 +177,6 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_limits(self, LIMITS["data"], "data.")
-        if self.shares and (len(self.shares) != len(self.roots) or min(self.shares) <= 0):
-            raise ValueError(f"data.shares must be one number above 0 per root: {self.shares}")
         if self.crop % 16:
             raise ValueError(f"data.crop must be a multiple of 16: {self.crop}")
         if self.batch_size % self.crops_per_image:
@@ -188,10 +186,6 @@ class DataConfig:
             )
         if self.reduction[0] > self.reduction[1]:
             raise ValueError(f"data.reduction must be ordered: {self.reduction}")
-
-    @property
-    def roots(self) -> tuple[Path, ...]:
-        return self.root if isinstance(self.root, tuple) else (self.root,)
 
 
 @dataclass(frozen=True)
@@ -478,9 +472,7 @@ def split_pairs(config: Config, split: Literal["train", "test"]) -> list[Pair]:
     """The pairs of one split of the data set that `config` names."""
     if config.demo:
         return demo_pairs(split)
-    data = config.data
-    names = data.blurred_names, data.sharp_names
-    return pairs_of_split(data.roots, split, *names, data.test_share)
+    return pairs_of_split(config.data, split)
 
 
 class GoProSharpeningDataset(Dataset):
@@ -1946,9 +1938,7 @@ def infer(config: Config, runtime: Runtime) -> int:
     calls = math.inf if any(job.kind == "video" for job in plan.jobs) else len(plan.jobs)
     sharpen = Sharpener.load(path, runtime, config.inference, calls)
     runtime.say(f"student: {path}, on {sharpen.describe()}")
-    say_estimate(
-        plan, sharpen.images, runtime, sharpen.backend, path == SHIPPED_STUDENTS["standard"]
-    )
+    say_estimate(plan, sharpen.images, runtime, sharpen.backend, path.stem)
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         failures = sharpen_files(
@@ -2013,8 +2003,6 @@ def default_config(arguments: Sequence[str]) -> Config:
     weights = given["--train.initial-weights"]
     if path := given["--config"]:
         default = read_settings(Config, Path(path))
-        changing = {"config": None, "resume": False, "overwrite": False, "checkpoint": None}
-        default = dataclasses.replace(default, **changing)
     if given["resume"]:
         for flag in ("--train.initial-weights", "--config", "--preset"):
             if given[flag]:

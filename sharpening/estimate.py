@@ -87,10 +87,11 @@ def advice(seconds: float, backend: str, standard: bool) -> list[str]:
 
 
 def say_estimate(
-    plan: Plan, sharpen: Callable, runtime: Runtime, backend: str, standard: bool
+    plan: Plan, sharpen: Callable, runtime: Runtime, backend: str, student: str
 ) -> None:
-    """The estimate and the advice, for more than a few pictures or any video. `standard`: the
-    shipped student of that name computes."""
+    """The estimate and the advice, for more than a few pictures or any video. `student`: the name
+    of its checkpoint without suffix."""
+    standard = student == "student_pretrained"
     files = [(job.source, job.kind) for job in plan.jobs]
     if runtime.is_main and (len(files) >= 8 or any(kind == "video" for _, kind in files)):
         line, seconds = estimate(files, sharpen, runtime.world)

@@ -33,15 +33,14 @@ from sharpening.media_files import (
     MediaError,
     Picture,
     format_name,
-    frame_count_hint,
     read_picture,
-    transform_video,
     unreachable,
     write_picture,
     written_layout,
 )
 from sharpening.runtime import SIDE_BY_SIDE, Runtime, prefetch, side_by_side, thread_pool
 from sharpening.settings import check_limits
+from sharpening.video_files import transform_video
 
 Sharpen = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 """Images of one size, (H, W, 3) uint8 or uint16 -> sharpened ones of the same size and type."""
@@ -402,15 +401,19 @@ class FileRun:
 
     def video(self, job: Job) -> None:
         """Sharpen one video; a few batches of frames are in memory at a time."""
-        total = frame_count_hint(job.source)
         name = job.source.name.encode("utf-8", "replace").decode()[:40]
-        bar = tqdm(total=total, desc=name, unit="frame", disable=self.quiet)
+        bar = tqdm(desc=name, unit="frame", disable=self.quiet)
+
+        def show(_: int, expected: int | None) -> None:
+            bar.total = expected
+            bar.update()
+
         with side_by_side(self.runtime) as pool, bar:
             report = transform_video(
                 job.source,
                 job.target,
                 functools.partial(self.frames, pool),
                 crf=self.settings.crf,
-                progress=bar.update,
+                progress=show,
             )
         self.warn(job, report.notes)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -89,23 +89,39 @@ def find_pairs(
     return natsorted(pairs, key=lambda pair: pair.name)
 
 
-def pairs_of_split(
-    roots: Sequence[Path],
-    split: Literal["train", "test"],
-    blurred_names: Sequence[str],
-    sharp_names: Sequence[str],
-    test_share: float,
-) -> list[Pair]:
+class PairSettings(Protocol):
+    """Where pairs are: the fields of the script's `DataConfig` that this module reads."""
+
+    root: Path | tuple[Path, ...]
+    shares: tuple[float, ...]
+    test_share: float
+    blurred_names: tuple[str, ...]
+    sharp_names: tuple[str, ...]
+
+
+def roots_of(settings: PairSettings) -> tuple[Path, ...]:
+    """One `root` or several, as a tuple. Raises SharpeningError if the shares do not fit."""
+    roots = settings.root if isinstance(settings.root, tuple) else (settings.root,)
+    if settings.shares and (len(settings.shares) != len(roots) or min(settings.shares) <= 0):
+        raise SharpeningError(
+            f"--data.shares needs a number above 0 for each of the {len(roots)} folders of "
+            f"--data.root: {settings.shares}"
+        )
+    return roots
+
+
+def pairs_of_split(settings: PairSettings, split: Literal["train", "test"]) -> list[Pair]:
     """The pairs of a split of all roots. Where there are several, a number and the name of its root
     stand before a pair's name. A root that itself holds a sharp folder, without train/ and test/,
     is cut: the last `test_share` of its pairs, by name, are for tests."""
+    roots, names = roots_of(settings), (settings.blurred_names, settings.sharp_names)
     pairs = []
     for index, root in enumerate(roots):
         split_up = any((root / name).is_dir() for name in ("train", "test"))
-        if split_up or not any((root / name).is_dir() for name in sharp_names):
-            found = find_pairs(root / split, blurred_names, sharp_names)
+        if split_up or not any((root / name).is_dir() for name in settings.sharp_names):
+            found = find_pairs(root / split, *names)
         else:
-            found = cut_pairs(find_pairs(root, blurred_names, sharp_names), root, split, test_share)
+            found = cut_pairs(find_pairs(root, *names), root, split, settings.test_share)
         if len(roots) > 1:
             before = f"{index}_{root.resolve().name}"
             found = [

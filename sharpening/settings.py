@@ -62,9 +62,12 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
 
 
 def write_settings(path: Path, config: Any) -> None:
-    """`config` as a file that people can read and `read_settings` takes back."""
+    """`config` as a file that people can read and `read_settings` takes back, without what belongs
+    to a single start."""
+    of_this_start = {"config", "resume", "overwrite", "checkpoint"}
+    values = {name: v for name, v in to_dict(config).items() if name not in of_this_start}
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(to_dict(config), indent=2) + "\n", "utf-8")
+        temporary.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
 
 
 def read_settings(cls: type, path: Path) -> Any:

@@ -256,7 +256,8 @@ def test_settings_go_into_a_file_and_come_back(tmp_path, config):
     for index, each in enumerate((config, several, script.DEMO)):
         path = tmp_path / f"{index}.json"
         settings.write_settings(path, each)
-        assert settings.read_settings(script.Config, path) == each
+        back = settings.read_settings(script.Config, path)
+        assert back == dataclasses.replace(each, overwrite=False)
     assert json.loads((tmp_path / "0.json").read_text())["train"]["epochs"] == 2
     again = script.read_config(["--config", str(tmp_path / "1.json"), "--train.epochs", "9"])
     assert (again.data, again.train.epochs) == (several.data, 9)
@@ -300,5 +301,6 @@ def test_several_roots_are_drawn_by_their_shares(tmp_path):
     assert drawn.count(0) / 2000 == pytest.approx(0.7, abs=0.04)
     plain = script.GoProSharpeningDataset(pairs, script.DataConfig(cache_gb=0), 0)
     assert sum(plain.pair(draw).root == 0 for draw in range(1200)) == 300
-    with pytest.raises(SystemExit):
-        script.read_config([*flags, "0.5"])
+    wrong = script.read_config([*flags, "0.5"])
+    with pytest.raises(script.SharpeningError, match="for each of the 2 folders"):
+        script.split_pairs(wrong, "train")

@@ -20,10 +20,12 @@ from PIL import Image
 from stress_corpus import make_stress_corpus, make_video
 
 import main_sharpening_script as script
-from sharpening import file_inference, media_files
+from sharpening import file_inference, media_files, video_files
 from sharpening.file_inference import FileSettings, Plan, plan_jobs, sharpen_files
-from sharpening.media_files import MediaError, read_picture, transform_video, write_picture
+from sharpening.media_files import MediaError, read_picture, write_picture
 from sharpening.runtime import thread_pool
+from sharpening.transcoding import open_video
+from sharpening.video_files import transform_video
 
 
 @pytest.fixture
@@ -54,9 +56,9 @@ def files_below(folder: Path) -> set[Path]:
 
 
 def video_facts(path: Path) -> tuple[list[float], list[bytes]]:
-    """Frame times in seconds, and the packets of everything that is not video."""
+    """Frame times in seconds (0 where the file has none), and the packets of all but video."""
     with av.open(str(path)) as container:
-        times = [round(float(frame.time), 3) for frame in container.decode(video=0)]
+        times = [round(float(frame.time or 0), 3) for frame in container.decode(video=0)]
     with av.open(str(path)) as container:
         others = [stream for stream in container.streams if stream.type != "video"]
         packets = container.demux(others) if others else []
@@ -290,6 +292,20 @@ def test_full_disk_stops_the_run(tmp_path, sharpen, monkeypatch, capsys, kind):
     monkeypatch.setattr(os, "fsync", real)
     assert sharpen(tmp_path / "in") == 0
     assert len(files_below(tmp_path / "out")) == 40
+
+
+def test_a_decoder_that_crashes_does_not_end_the_run(tmp_path, sharpen, monkeypatch, capsys):
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
+        make_video(tmp_path / "in" / name)
+    crash = "import os; opened = t.open_video; t.open_video = lambda path: os.abort() "
+    crash += "if path.name == 'b.mp4' else opened(path); t.main()"
+    command = (*video_files.COMMAND[:3], video_files.PROGRAM + crash, video_files.COMMAND[4])
+    monkeypatch.setattr(video_files, "COMMAND", command)
+    assert sharpen(tmp_path / "in") == 1
+    shown = capsys.readouterr().out
+    assert "b.mp4: its decoder ended the process (signal 6)" in shown
+    assert "2 sharpened, 1 failed" in shown
+    assert {path.name for path in files_below(tmp_path / "out")} == {"a.mp4", "c.mp4"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -560,8 +576,11 @@ def test_a_folder_that_may_be_listed_but_not_entered_costs_only_itself(locked_ou
     assert all("(Permission denied)" in problem.reason for problem in plan.problems)
     with pytest.raises(MediaError, match="b.png: .*Permission denied"):
         plan_jobs(source / "locked" / "b.png", locked_out / "out")
-    with pytest.raises(MediaError, match="b.mp4: .*Permission denied"):
-        media_files.frame_count_hint(source / "locked" / "b.mp4")
+    with (
+        pytest.raises(MediaError, match="b.mp4: .*Permission denied"),
+        open_video(source / "locked" / "b.mp4"),
+    ):
+        pass
     outputs = plan_jobs(source / "a.png", source / "locked" / "out")
     assert [problem.path.name for problem in outputs.problems] == ["a.png"]
 

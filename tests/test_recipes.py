@@ -97,6 +97,7 @@ def shell_commands(page: str) -> list[list[str]]:
         line for block in re.findall(r"```bash\n(.*?)```", text, re.S) for line in block.split("\n")
     ]
     lines += re.findall(r"`((?:python|torchrun) [^`]+\.py[^`]*)`", text)
+    lines = [re.sub(r"\[[^]]*\]", "", line) for line in lines]  # what may be left out
     words = [shlex.split(" ".join(line.split()), comments=True) for line in lines]
     return [each[each.index("&&") + 1 :] if "&&" in each else each for each in words if each]
 
