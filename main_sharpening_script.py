@@ -27,7 +27,8 @@ Sections, in the order in which they run:
 
 What the system stands on is in the package `sharpening`: devices and processes (runtime), folders
 and crops (image_pairs), worker processes (loading), synthetic_blur, muon, run_log,
-openvino_backend, and pictures and videos as files (file_inference, media_files, video_files).
+openvino_backend, and pictures and videos as files (file_inference, media_files, metadata,
+video_files).
 """
 
 import argparse
@@ -1340,7 +1341,8 @@ def sharpen_tiled(
 def to_tensor(image: np.ndarray, device: torch.device) -> Tensor:
     """(H, W, 3) uint8 or uint16 -> (1, 3, H, W) float32 in [0, 1], channels-last."""
     peak = np.iinfo(image.dtype).max
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)[None]
+    writable = np.require(image, requirements=["C", "W"])  # PyTorch warns of other arrays
+    pixels = torch.from_numpy(writable).to(device).permute(2, 0, 1)[None]
     return pixels.float().div_(peak)
 
 

@@ -34,6 +34,7 @@ from sharpening.media_files import (
     Picture,
     format_name,
     read_picture,
+    remove_abandoned,
     unreachable,
     write_picture,
     written_layout,
@@ -104,7 +105,8 @@ def plan_jobs(
     known but not read (`FOREIGN_PICTURES`) are problems. Hidden files are left alone. `format` (an
     extension) applies to images. Videos keep a container that holds H.264, others become .mkv. If
     two sources would get the same target, their extensions tell the targets apart: a.png and a.jpg
-    become a_png.webp and a_jpg.webp.
+    become a_png.webp and a_jpg.webp. Unfinished files that a killed run left beside the targets are
+    removed.
 
     Raises `MediaError` if there is no such source, if it holds no images or videos, if `output`
     cannot be a folder, or if the outputs would be read as inputs. What concerns one file alone is
@@ -143,6 +145,8 @@ def plan_jobs(
             problems.append(unreachable(error.filename, error))
     if not (jobs or finished or problems):
         raise MediaError(source, "holds no images or videos: check the path")
+    for folder in dict.fromkeys(job.target.parent for job in jobs):
+        remove_abandoned(folder)
     return Plan(jobs, finished, problems, ignored)
 
 
@@ -293,7 +297,12 @@ def summary(plan: Plan, ended: int, failed: int) -> str:
         "already finished (--overwrite does them again)": len(plan.finished),
         "neither image nor video": len(plan.ignored),
     }
-    return ", ".join(f"{n} {what}" for what, n in counts.items() if n or what == "sharpened")
+    told = [f"{n} {what}" for what, n in counts.items() if n or what == "sharpened"]
+    if plan.ignored:
+        names = [path.name.encode("utf-8", "replace").decode() for path in plan.ignored]
+        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+        told[-1] += f" ({', '.join(names[:10])}{more})"
+    return ", ".join(told)
 
 
 @dataclass

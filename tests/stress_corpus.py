@@ -258,7 +258,8 @@ def make_with_speex(path: Path) -> Path:
 def make_stress_corpus(folder: Path) -> dict[Path, str]:
     """Files below `folder` -> "ok", "fails", "ignored", or "unseen" (hidden ones, loops)."""
     corpus: dict[Path, str] = {}
-    for part in (_sound_images, _odd_sizes_and_names, _broken_images, _odd_places, _videos):
+    parts = (_sound_images, _odd_sizes_and_names, _broken_images, _from_elsewhere, _odd_places)
+    for part in (*parts, _videos):
         part(folder, corpus)
     return corpus
 
@@ -309,19 +310,25 @@ def _sound_images(folder: Path, corpus: dict[Path, str]) -> None:
     tifffile.imwrite(modes / "deep_grey.tif", deep[..., 0])
     tifffile.imwrite(modes / "deep_rgb.tif", deep[..., :3], photometric="rgb")
     tifffile.imwrite(modes / "deep_rgba.tif", deep, photometric="rgb", extrasamples=["unassalpha"])
+    tifffile.imwrite(modes / "deep_tiled.tif", deep[..., :3], photometric="rgb", tile=(16, 16))
+    tifffile.imwrite(modes / "deep_big.tif", deep[..., :3], photometric="rgb", bigtiff=True)
+    for compression in ("zstd", "lzma"):
+        path = modes / f"deep_{compression}.tif"
+        tifffile.imwrite(path, deep[..., :3], photometric="rgb", compression=compression)
+        corpus[path] = "ok"
     rows = np.pad(deep[..., :3].astype(">u2").reshape(12, -1).view(np.uint8), ((0, 0), (1, 0)))
     (modes / "deep_rgb.png").write_bytes(_png(17, 12, 16, 2, rows.tobytes()))
     names = ("deep_grey.png", "deep_grey.tif", "deep_rgb.tif", "deep_rgba.tif", "deep_rgb.png")
+    names += ("deep_tiled.tif", "deep_big.tif")
     corpus |= {modes / name: "ok" for name in names}
     tifffile.imwrite(modes / "float.tif", deep[..., :3].astype(np.float32), photometric="rgb")
-    tifffile.imwrite(modes / "deep_tiled.tif", deep[..., :3], photometric="rgb", tile=(16, 16))
     tifffile.imwrite(modes / "integer32.tif", deep[..., 0].astype(np.uint32))
     tifffile.imwrite(modes / "deep_cmyk.tif", deep, photometric="separated")
     tifffile.imwrite(modes / "deep_negative.tif", deep[..., 0], photometric="miniswhite")
     tifffile.imwrite(modes / "deep_rgba1.tif", deep, photometric="rgb", extrasamples=["assocalpha"])
     _noise("LAB").save(modes / "lab.tif")
     (modes / "deep.ppm").write_bytes(b"P6 2 1 65535\n" + bytes(12))
-    names = ("float.tif", "deep_tiled.tif", "integer32.tif", "lab.tif", "deep.ppm")
+    names = ("float.tif", "integer32.tif", "lab.tif", "deep.ppm")
     names += ("deep_cmyk.tif", "deep_negative.tif", "deep_rgba1.tif")
     corpus |= {modes / name: "fails" for name in names}
 
@@ -329,11 +336,12 @@ def _sound_images(folder: Path, corpus: dict[Path, str]) -> None:
 def _png(width: int, height: int, bits: int, colour: int, rows: bytes) -> bytes:
     header = struct.pack(">2I5B", width, height, bits, colour, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
-    packed = [
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*each) for each in chunks)
+
+
+def _chunk(name: bytes, data: bytes) -> bytes:
+    checksum = struct.pack(">I", zlib.crc32(name + data))
+    return struct.pack(">I", len(data)) + name + data + checksum
 
 
 def _odd_sizes_and_names(folder: Path, corpus: dict[Path, str]) -> None:
@@ -371,7 +379,7 @@ def _odd_sizes_and_names(folder: Path, corpus: dict[Path, str]) -> None:
         else:
             (odd / name).write_text("not media\n")
         corpus[odd / name] = "ignored"
-    for suffix in ("heic", "JXL", "cr2"):  # pictures of kinds that are not read
+    for suffix in ("heic", "JXL", "cr2", "pef", "hif", "srw"):  # pictures that are not read
         (odd / f"foreign.{suffix}").write_bytes(b"not looked into")
         corpus[odd / f"foreign.{suffix}"] = "fails"
     _noise("RGB").save(odd / "preview.dng", "TIFF")  # raw files begin with a small preview
@@ -411,6 +419,63 @@ def _broken_images(folder: Path, corpus: dict[Path, str]) -> None:
     for name, content in contents.items():
         (broken / name).write_bytes(content)
         corpus[broken / name] = "fails"
+
+
+def _from_elsewhere(folder: Path, corpus: dict[Path, str]) -> None:
+    """What phones, cameras and browsers write, and what became of it on the way."""
+    there = folder / "elsewhere"
+    there.mkdir()
+    _noise("RGB", (64, 48)).save(there / "plain.jpg", quality=90)
+    sound = (there / "plain.jpg").read_bytes()
+
+    def put(name: str, content: bytes, fate: str = "ok") -> None:
+        (there / name).write_bytes(content)
+        corpus[there / name] = fate
+
+    def jpeg(*segments: bytes, after: bytes = b"") -> bytes:
+        new = [b"\xff\xe1" + struct.pack(">H", len(each) + 2) + each for each in segments]
+        return sound[:20] + b"".join(new) + sound[20:] + after
+
+    name = "Verein für Fotografie".encode() + b"\0"
+    rows = struct.pack("<H", 2) + struct.pack("<HHII", 0x0112, 3, 1, 6)
+    rows += struct.pack("<HHII", 0x013B, 2, len(name), 38) + bytes(4)
+    note = struct.pack("<HHHII", 1, 0x927C, 7, 90_000, 44) + bytes(4) + bytes(90_000)
+    pointer = struct.pack("<HHHII", 1, 0x8769, 4, 1, 26) + bytes(4)
+    exif = b"Exif\0\0II*\0\x08\0\0\0"
+    long = exif + pointer + note
+    put("turned.jpg", jpeg(exif + rows + name))
+    put("long note.jpg", jpeg(long[:65_000], b"Exif\0\0" + long[65_000:]))
+    rdf = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-'
+    rdf += b'rdf-syntax-ns#"><rdf:Description %s/></rdf:RDF></x:xmpmeta>'
+    camera = b'xmlns:G="http://ns.google.com/photos/1.0/camera/" G:MotionPhoto="1"'
+    xmp = b"http://ns.adobe.com/xap/1.0/\0"
+    put("motion.jpg", jpeg(xmp + rdf % camera, after=b"\0\0\0\x18ftypmp42" + bytes(2000)))
+    gain = b'xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/" hdrgm:Version="1.0"'
+    put("two pictures.jpg", jpeg(xmp + rdf % gain, after=sound))
+    put("no end.jpg", sound[:-2])
+    put(
+        "zeroed.jpg",
+        sound[: len(sound) // 2] + bytes(500) + sound[len(sound) // 2 + 500 :],
+        "fails",
+    )
+
+    png = _png(4, 4, 8, 2, bytes(52))
+    text = b"workflow\0\0" + zlib.compress(b"step " * 300_000)
+    put("long text.png", png[:33] + _chunk(b"zTXt", text) + png[33:])
+    put("bad text.png", png[:33] + _chunk(b"tEXt", b"Title\0harbour")[:-1] + b"?" + png[33:])
+    put("linear.png", png[:33] + _chunk(b"gAMA", struct.pack(">I", 100_000)) + png[33:])
+    put("hdr.png", png[:33] + _chunk(b"cICP", bytes([9, 16, 0, 1])) + png[33:], "fails")
+    _noise("RGB").save(there / "wide.avif")
+    avif = (there / "wide.avif").read_bytes()
+    numbers = avif.index(b"colrnclx") + 8
+    put("wide.avif", avif[:numbers] + struct.pack(">2H", 12, 13) + avif[numbers + 4 :])
+    put("hdr.avif", avif[:numbers] + struct.pack(">2H", 9, 18) + avif[numbers + 4 :], "fails")
+    five = np.random.default_rng(2).integers(0, 256, (12, 17, 5), dtype=np.uint8)
+    extra = {"photometric": "rgb", "extrasamples": ["unspecified"] * 2}
+    tifffile.imwrite(there / "infrared.tif", five, **extra)
+    corpus |= {there / "plain.jpg": "ok", there / "infrared.tif": "ok"}
+    clip = make_video(there / "clip.avi", codec="mpeg4")
+    corpus[clip.rename(there / "clip.divx")] = "ok"
 
 
 def _odd_places(folder: Path, corpus: dict[Path, str]) -> None:

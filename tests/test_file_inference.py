@@ -505,6 +505,34 @@ def test_finished_files_are_skipped_unless_overwritten(tmp_path):
     assert len(plan_jobs(source, tmp_path / "out", overwrite=True).jobs) == 2
 
 
+def test_what_a_killed_run_left_is_removed_and_what_another_writes_is_not(tmp_path):
+    source = touched(tmp_path / "in", "a.png", "b/c.png")
+    left = touched(tmp_path / "out", ".partial-12.png", "b/.partial-34.mp4", "other/.partial-5")
+    with media_files.atomic_write(left / "b" / "d.png") as temporary:
+        temporary.write_bytes(b"at work")
+        plan_jobs(source, left)
+        assert temporary.read_bytes() == b"at work"
+    found = {str(path.relative_to(left)) for path in left.rglob("*") if path.is_file()}
+    assert found == {"b/d.png", "other/.partial-5"}  # no target lies beside the last
+
+
+@pytest.mark.parametrize("suffix", ["mod", "m2v", "dv", "3g2", "qt", "rm", "insv", "265", "ogm"])
+def test_whatever_ffmpeg_decodes_is_taken_for_video(tmp_path, suffix):
+    source = touched(tmp_path / "in", f"a.{suffix.upper()}")
+    (job,) = plan_jobs(source, tmp_path / "out").jobs
+    assert job.kind == "video"
+    assert media_files.CONTAINERS[job.target.suffix.lower()]
+
+
+def test_files_that_are_no_media_are_named(tmp_path):
+    source = touched(tmp_path / "in", "a.png", "notes.txt", "layers.xcf")
+    plan = plan_jobs(source, tmp_path / "out")
+    shown = file_inference.summary(plan, 1, 0)
+    assert shown == "1 sharpened, 2 neither image nor video (layers.xcf, notes.txt)"
+    many = plan._replace(ignored=[tmp_path / f"{n}.txt" for n in range(12)])
+    assert file_inference.summary(many, 1, 0).endswith("9.txt and 2 more)")
+
+
 def test_loops_end_and_dangling_links_are_reported(tmp_path):
     source = touched(tmp_path / "in", "a/x.png", "b/y.png")
     (source / "a" / "up").symlink_to(source)
