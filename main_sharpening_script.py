@@ -2003,7 +2003,9 @@ def default_config(arguments: Sequence[str]) -> Config:
     given = vars(parser.parse_known_args(arguments)[0])
     default = DEMO if given["demo"] else PRESETS.get(given["--preset"], Config())
     weights = given["--train.initial-weights"]
-    if path := given["--config"]:
+    if sum(bool(given[name]) for name in ("demo", "--config", "--preset")) > 1:
+        raise SharpeningError("give at most one of --demo, --config and --preset")
+    if (path := given["--config"]) and not given["resume"]:
         default = read_settings(Config, Path(path))
     if given["resume"]:
         for flag in ("--train.initial-weights", "--config", "--preset"):

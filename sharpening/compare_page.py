@@ -153,7 +153,10 @@ def write_comparison(plan: Plan, page: Path, failures: Sequence[str], runtime: R
                 figures.append(file_figure(job, os.path.relpath(job.target, page.parent), page))
             except SharpeningError as error:
                 failures.append(str(error))
-    summary = f"{len(figures)} files" + f", {len(failures)} failed" * bool(failures)
+    summary = (
+        f"{len(figures)} file{'s' * (len(figures) != 1)}"
+        + f", {len(failures)} failed" * bool(failures)
+    )
     if failures:
         lines = "".join(f"<li>{escaped(failure)}</li>" for failure in failures)
         figures.append(f'<section class="failures"><h2>failed</h2><ul>{lines}</ul></section>')

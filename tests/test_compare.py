@@ -17,6 +17,7 @@ import pytest
 from conftest import blurred, photo, save
 from PIL import Image
 
+import main_sharpening_script as script
 from main_sharpening_script import psnr
 from sharpening import SharpeningError, compare_page
 from sharpening.file_inference import plan_jobs
@@ -278,3 +279,14 @@ def wait_for(browser, condition: str) -> None:
     while not browser.evaluate(condition):
         assert time.monotonic() < deadline, condition
         time.sleep(0.05)
+
+
+def test_infer_writes_the_page_beside_the_results(tmp_path, capsys):
+    save(tmp_path / "in" / "a.png", photo(40, 60))
+    (tmp_path / "in" / "b.jpg").write_text("no picture")
+    flags = ["--output", str(tmp_path / "out"), "--size", "live", "--device", "cpu", "--compare"]
+    assert script.main(["--infer", str(tmp_path / "in"), *flags]) == 1
+    assert "before and after" in capsys.readouterr().out
+    page = (tmp_path / "out" / "compare.html").read_text()
+    assert "1 file, 1 failed" in page and "60 x 40 pixels" in page and "b.jpg" in page
+    assert 'data-full="../in/a.png"' in page

@@ -127,6 +127,9 @@ def test_initial_weights_bring_their_sizes(tmp_path):
         (["--infer", "--teacher-too"], "--teacher-too is for --evaluate"),
         (["--evaluate", "--size", "live"], "--size is for training or --infer"),
         (["--strength", "0.5"], "--strength is for --infer"),
+        (["--compare"], "--compare is for --infer"),
+        (["--demo", "--preset", "published"], "at most one of --demo, --config and --preset"),
+        (["--resume", "--config", "a.json"], "leave out --config"),
         (["--infer", "--strength", "1.5"], "strength must be from 0 to 1: 1.5"),
     ],
 )
@@ -304,3 +307,12 @@ def test_several_roots_are_drawn_by_their_shares(tmp_path):
     wrong = script.read_config([*flags, "0.5"])
     with pytest.raises(script.SharpeningError, match="for each of the 2 folders"):
         script.split_pairs(wrong, "train")
+
+
+def test_a_run_leaves_its_settings_for_another(config, runtime):
+    short = changed(config, train={"epochs": 1, "steps_per_epoch": 1})
+    script.train(short, runtime)
+    path = config.train.folder / "config.json"
+    again = script.read_config(["--config", str(path), "--train.folder", "elsewhere"])
+    expected = changed(short, train={"folder": Path("elsewhere")})
+    assert again == dataclasses.replace(expected, config=path)
