@@ -1,5 +1,6 @@
 """Help texts, made from the dataclasses of the settings, and what people type instead of a flag."""
 
+import argparse
 import ast
 import dataclasses
 import inspect
@@ -117,3 +118,14 @@ def understood(arguments: Sequence[str], config: Any) -> list[str]:
             f"or give them one by one, such as --infer --input {Path(paths[0])}"
         )
     return [*words[:place], *(["--input"] if paths else []), *words[place:]]
+
+
+def sharpen_arguments(arguments: Sequence[str] | None = None) -> list[str]:
+    """The arguments of the command `sharpen INPUT -o OUTPUT` as those of `--infer`."""
+    parser = argparse.ArgumentParser(prog="sharpen", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("input", help="image, video or folder")
+    parser.add_argument("-o", "--output", default="sharpened", help="folder for the results")
+    parser.epilog = "All other flags are those of --infer, such as --strength 0.7 or --device cpu."
+    given, flags = parser.parse_known_args(arguments)
+    return ["--infer", "--input", given.input, "--output", given.output, *flags]

@@ -93,3 +93,17 @@ def stored_config(cls: type, values: dict[str, Any], path: Path) -> Any:
             f"the settings in {path} do not fit this version of the script ({error}): use the "
             "version that wrote it, or train again"
         ) from error
+
+
+TEST_IMAGES = ("root", "blurred_names", "sharp_names", "test_share")
+"""Settings of `data` that, with those of `degradation`, say what the test images are."""
+
+
+def differing(config: Any, other: Any) -> str:
+    """The settings of the test images that `config` has otherwise than `other`."""
+    ours, theirs = (
+        {f"data.{name}": getattr(each.data, name) for name in TEST_IMAGES}
+        | {f"degradation.{k}": v for k, v in dataclasses.asdict(each.degradation).items()}
+        for each in (config, other)
+    )
+    return ", ".join(f"{name} {value}" for name, value in ours.items() if value != theirs[name])

@@ -316,3 +316,8 @@ def test_a_run_leaves_its_settings_for_another(config, runtime):
     again = script.read_config(["--config", str(path), "--train.folder", "elsewhere"])
     expected = changed(short, train={"folder": Path("elsewhere")})
     assert again == dataclasses.replace(expected, config=path)
+
+
+def test_a_lowest_rate_above_the_highest_is_refused():
+    with pytest.raises(ValueError, match="lowest_rate .* must not exceed train.learning_rate"):
+        script.TrainConfig(learning_rate=1e-6, lowest_rate=1e-5)
