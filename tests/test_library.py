@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import main_sharpening_script as script
+from sharpening import __version__
 from sharpening.image_arrays import PILLOW_MODES, to_rgb
 
 ROOT = Path(script.__file__).parent
@@ -175,4 +176,4 @@ def test_the_installed_command_sharpens_a_file(tmp_path, installed, frame):
     with Image.open(tmp_path / "out" / "photo.png") as result:
         assert result.size == (83, 60)
     version = subprocess.run([*run[:2], "--version"], env=installed, capture_output=True, text=True)
-    assert version.stdout.strip() == script.__version__
+    assert version.stdout.strip() == __version__
