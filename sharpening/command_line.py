@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from sharpening import SharpeningError, __version__
 
-MODES = ("demo", "resume", "evaluate", "infer")
+MODES = ("demo", "resume", "evaluate", "infer", "live")
 USUAL = (
     *("input", "output", "strength", "checkpoint", "overwrite", "device", "size"),
     *("config", "preset", "data.root", "data.crop", "data.batch-size", "data.workers"),
@@ -129,3 +129,12 @@ def sharpen_arguments(arguments: Sequence[str] | None = None) -> list[str]:
     parser.epilog = "All other flags are those of --infer, such as --strength 0.7 or --device cpu."
     given, flags = parser.parse_known_args(arguments)
     return ["--infer", "--input", given.input, "--output", given.output, *flags]
+
+
+def refuse_other_modes(config: Any, modes: dict[str, tuple[list[str], str]], mode: str) -> None:
+    """Raise SharpeningError if a flag is given that is not for `mode`. `modes`: flag -> the modes
+    that it is for, and what to do about it in another."""
+    for flag, (wanted, advice) in modes.items():
+        if getattr(config, flag) != getattr(type(config), flag) and mode not in wanted:
+            names = " or ".join(wanted)
+            raise SharpeningError(f"--{flag.replace('_', '-')} is for {names}: {advice}")

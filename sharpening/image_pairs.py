@@ -345,3 +345,10 @@ def demo_frame(H: int, W: int) -> np.ndarray:
     """A photograph repeated to fill (H, W, 3) uint8: real texture, for timing."""
     photo = read_rgb(demo_pairs("test")[1].sharp)
     return np.tile(photo, (-(-H // photo.shape[0]), -(-W // photo.shape[1]), 1))[:H, :W].copy()
+
+
+def save_strip(stem: Path, images: Sequence[np.ndarray]) -> None:
+    """The second image as `stem`.png, and all of them side by side as `stem`_strip.png."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    for suffix, image in (("", images[1]), ("_strip", np.concatenate(images, axis=1))):
+        Image.fromarray(image).save(f"{stem}{suffix}.png", compress_level=1)
