@@ -11,7 +11,7 @@ photographs and video-call frames in real time.
     python main_sharpening_script.py --live                    camera -> window or virtual camera
     torchrun --nproc-per-node 4 main_sharpening_script.py      several GPUs
 
-Every setting is a field of a dataclass below and a flag: `--help` lists them.
+Every setting is a field of a dataclass below and a flag: `--help-all` lists them.
 
 How data flows: path -> `GoProSharpeningDataset` -> `blurry, sharp` (B, 3, H, W) in [0, 1]
 -> `student(blurry)` -> `restored` and its feature taps; `teacher(blurry)` -> `taught` and its taps
@@ -67,7 +67,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchmetrics.functional.image import structural_similarity_index_measure
 from tqdm import tqdm
 
-from sharpening import SharpeningError, __version__
+from sharpening import SharpeningError
 from sharpening.checkpoints import (
     UNREADABLE,
     load_checkpoint,
@@ -77,6 +77,9 @@ from sharpening.checkpoints import (
     save_checkpoint,
     unwrapped,
 )
+from sharpening.command_line import refuse_other_modes, sharpen_arguments, understood
+from sharpening.compare_page import write_comparison
+from sharpening.estimate import say_estimate
 from sharpening.file_inference import FileSettings, plan_jobs, sharpen_files
 from sharpening.image_arrays import to_rgb
 from sharpening.image_pairs import (
@@ -85,9 +88,12 @@ from sharpening.image_pairs import (
     cache_images,
     demo_frame,
     demo_pairs,
-    find_pairs,
+    draw_groups,
+    group_of,
+    pairs_of_split,
     read_pair,
     same_crop,
+    save_strip,
 )
 from sharpening.live import LiveConfig, fastest, run_live
 from sharpening.loading import LoadedItems, item_or_error, make_loader
@@ -108,7 +114,16 @@ from sharpening.runtime import (
     start_runtime,
     thread_pool,
 )
-from sharpening.settings import Limits, check_limits, stored_config, to_dict
+from sharpening.settings import (
+    TEST_IMAGES,
+    Limits,
+    check_limits,
+    differing,
+    read_settings,
+    stored_config,
+    to_dict,
+    write_settings,
+)
 from sharpening.synthetic_blur import DEMO_BLUR, DegradationConfig, degrade, generators_for
 
 HERE = Path(__file__).resolve().parent
@@ -126,7 +141,7 @@ LIMITS: dict[str, Limits] = {
     "data": dict.fromkeys(("batch_size", "crops_per_image"), COUNT)
     | dict.fromkeys(("workers", "cache_gb"), NOT_NEGATIVE)
     | dict.fromkeys(("synthetic_share", "reduction_chance"), SHARE)
-    | {"crop": (16, math.inf), "reduction": (1e-3, 1e3)},
+    | {"crop": (16, math.inf), "reduction": (1e-3, 1e3), "test_share": (0.01, 0.9)},
     "student": dict.fromkeys(("width", "max_width", "pool_window"), COUNT)
     | dict.fromkeys(("encoder", "middle", "decoder"), NOT_NEGATIVE),
     "loss": dict.fromkeys(LOSS_TERMS, NOT_NEGATIVE) | {"temperature": POSITIVE},
@@ -144,8 +159,12 @@ LIMITS: dict[str, Limits] = {
 class DataConfig:
     """Where the images are and how crops are cut from them."""
 
-    root: Path = Path("GoPro_dataset")
-    """Folder with train/ and test/. GoPro_dataset/README.md shows the layouts."""
+    root: Path | tuple[Path, ...] = Path("GoPro_dataset")
+    """Folder with train/ and test/, or several. GoPro_dataset/README.md shows the layouts."""
+    shares: tuple[float, ...] = ()
+    """Share of the crops that each root gives; without it all images are shown equally often."""
+    test_share: float = 0.1
+    """Share of the pairs to test on, the last by name, where a root has no train/ and test/."""
     blurred_names: tuple[str, ...] = ("blurred", "blur", "input", "blur_gamma")
     """Names of a folder of blurred images; the first that stands beside a sharp one is read.
     With no name at all, every sharp image is blurred synthetically."""
@@ -230,10 +249,6 @@ class StudentConfig:
 STUDENT_SIZES = {
     "standard": StudentConfig(),
     "live": StudentConfig(width=16, max_width=96, encoder=(0, 0, 1), middle=4, decoder=(0, 1, 1)),
-}
-SHIPPED_STUDENTS = {
-    "standard": SHIPPED / "student_pretrained.pth",
-    "live": SHIPPED / "student_live.pth",
 }
 
 
@@ -408,10 +423,16 @@ class Config:
     """How much of the result is blended into the image, 0 to 1; 0 gives the image back."""
     overwrite: bool = False
     """Sharpen again what is already in `--output`; start a training over an older one."""
+    compare: bool = False
+    """Write a page beside the results that shows before and after: compare.html."""
     teacher_too: bool = False
     """Let `--evaluate` measure the teacher as well."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the network is computed; auto: on a GPU if there is one."""
+    config: Path | None = None
+    """Begin with the settings of this file, such as the config.json of a run; flags count more."""
+    preset: Literal["published"] | None = None
+    """Begin with the published weights of the loss terms instead of ours; flags count more."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where the network is computed; auto: on a GPU if there is one. mps: Apple's, never tried."""
     size: Literal["standard", "live"] | None = None
     """Size of the student to train, or shipped student for --infer: quality or speed; None: as
     --student and --checkpoint say."""
@@ -467,7 +488,7 @@ def split_pairs(config: Config, split: Literal["train", "test"]) -> list[Pair]:
     """The pairs of one split of the data set that `config` names."""
     if config.demo:
         return demo_pairs(split)
-    return find_pairs(config.data.root / split, config.data.blurred_names, config.data.sharp_names)
+    return pairs_of_split(config.data, split)
 
 
 class GoProSharpeningDataset(Dataset):
@@ -488,6 +509,8 @@ class GoProSharpeningDataset(Dataset):
         if self.real and self.synthetic:  # a kind that is never drawn is not counted, nor cached
             self.real = self.real if config.synthetic_share < 1 else []
             self.synthetic = self.synthetic if config.synthetic_share > 0 else []
+        shares = config.synthetic_share, config.shares
+        self.groups = draw_groups(self.synthetic, self.real, *shares)
         self.order: dict[tuple[int, int], np.ndarray] = {}
         self.cached = cache_images([*self.real, *self.synthetic], int(config.cache_gb * 1e9))
 
@@ -499,9 +522,7 @@ class GoProSharpeningDataset(Dataset):
 
     def pair(self, draw: int) -> Pair:
         """The pair that item `draw` is cut from."""
-        share = self.config.synthetic_share if self.real else 1.0
-        coin = np.random.default_rng([self.seed, draw, 1]).random()
-        pairs = self.synthetic if self.synthetic and coin < share else self.real
+        pairs = group_of(self.groups, np.random.default_rng([self.seed, draw, 1]).random())
         epoch, position = divmod(draw, len(pairs))
         if (key := (epoch, len(pairs))) not in self.order:
             self.order = {k: v for k, v in self.order.items() if k[0] >= epoch - 1}
@@ -737,6 +758,12 @@ class SEUNet(nn.Module):
 # --------------------------------------------------------------------------------------------------
 # Checkpoints
 # --------------------------------------------------------------------------------------------------
+
+
+SHIPPED_STUDENTS = {
+    "standard": SHIPPED / "student_pretrained.pth",
+    "live": SHIPPED / "student_live.pth",
+}
 
 
 def network_payload(net: nn.Module, **more: Any) -> dict[str, Any]:
@@ -1526,13 +1553,6 @@ def evaluate_quality(
     return counts | {n: t / count for n, t in zip(sums, totals, strict=True)}
 
 
-def save_strip(stem: Path, images: Sequence[np.ndarray]) -> None:
-    """The second image as `stem`.png, and all of them side by side as `stem`_strip.png."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    for suffix, image in (("", images[1]), ("_strip", np.concatenate(images, axis=1))):
-        Image.fromarray(image).save(f"{stem}{suffix}.png", compress_level=1)
-
-
 SPEED_SIZES = {"512x512": (512, 512, None), "1920x1080": (1080, 1920, 1024)}
 """Frames that are timed: name -> height, width, and the largest tile side (None: whole)."""
 
@@ -1737,6 +1757,7 @@ def prepare_training(
     state = fresh_state(config, teacher, runtime, build)
     if config.resume:
         state.restore(last)
+    runtime.on_main(lambda: write_settings(config.train.folder / "config.json", config))
     if change := state.follow(make_plan(config, len(dataset), runtime.world)):
         runtime.say(change)
     if state.plan.steps <= config.train.warmup_steps:
@@ -1903,6 +1924,7 @@ def infer(config: Config, runtime: Runtime) -> int:
     calls = math.inf if any(job.kind == "video" for job in plan.jobs) else len(plan.jobs)
     sharpen = Sharpener.load(path, runtime, config.inference, calls)
     runtime.say(f"student: {path}, on {sharpen.describe()}")
+    say_estimate(plan, sharpen.images, runtime, sharpen.backend, path.stem)
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         failures = sharpen_files(
@@ -1919,6 +1941,8 @@ def infer(config: Config, runtime: Runtime) -> int:
         signal.signal(signal.SIGTERM, previous)
     for failure in failures:
         runtime.say(f"failed: {failure}")
+    if config.compare:
+        write_comparison(plan, output / "compare.html", failures, runtime)
     runtime.say(f"results: {output}")
     return 1 if failures else 0
 
@@ -1950,6 +1974,7 @@ MODES = {
     "input": (["--infer"], "add it"),
     "output": (["--infer"], "add it"),
     "strength": (["--infer", "--live"], "add it"),
+    "compare": (["--infer"], "add it"),
     "checkpoint": (["--infer", "--evaluate", "--live"], "add it"),
     "teacher_too": (["--evaluate"], "add it"),
     "size": (["training", "--infer", "--live"], "choose a student with --checkpoint"),
@@ -1957,8 +1982,7 @@ MODES = {
 """Flag -> the modes that it is for, and what to do about it in another."""
 
 
-FOLDERS = ("root", "blurred_names", "sharp_names")
-"""Settings of `data` that, with those of `degradation`, say what the test images are."""
+PRESETS = {"published": Config(preset="published", loss=LossConfig(feature=1.0, frequency=0.0))}
 
 
 def with_test_images_of(path: Path, default: Config) -> Config:
@@ -1968,19 +1992,9 @@ def with_test_images_of(path: Path, default: Config) -> Config:
         return default
     run = stored_config(Config, stored, path)
     default = DEMO if run.demo else default
-    names = {name: getattr(run.data, name) for name in FOLDERS}
+    names = {name: getattr(run.data, name) for name in TEST_IMAGES}
     data = dataclasses.replace(default.data, **names)
     return dataclasses.replace(default, data=data, degradation=run.degradation)
-
-
-def differing(config: Config, other: Config) -> str:
-    """The settings of the test images that `config` has otherwise than `other`."""
-    ours, theirs = (
-        {f"data.{name}": getattr(each.data, name) for name in FOLDERS}
-        | {f"degradation.{k}": v for k, v in dataclasses.asdict(each.degradation).items()}
-        for each in (config, other)
-    )
-    return ", ".join(f"{name} {value}" for name, value in ours.items() if value != theirs[name])
 
 
 def default_config(arguments: Sequence[str]) -> Config:
@@ -1989,17 +2003,21 @@ def default_config(arguments: Sequence[str]) -> Config:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for flag in ("--demo", "--resume", "--evaluate"):
         parser.add_argument(flag, action="store_true")
-    for flag in ("--size", "--train.folder", "--train.initial-weights", "--checkpoint"):
+    named = ("config", "preset", "size", "checkpoint", "train.folder", "train.initial-weights")
+    for flag in (f"--{name}" for name in named):
         parser.add_argument(flag, flag.replace("-w", "_w"), dest=flag)
     parser.add_argument("--teacher.no-enabled", dest="untaught", action="store_true")
     given = vars(parser.parse_known_args(arguments)[0])
-    default = DEMO if given["demo"] else Config()
+    default = DEMO if given["demo"] else PRESETS.get(given["--preset"], Config())
     weights = given["--train.initial-weights"]
+    if sum(bool(given[name]) for name in ("demo", "--config", "--preset")) > 1:
+        raise SharpeningError("give at most one of --demo, --config and --preset")
+    if (path := given["--config"]) and not given["resume"]:
+        default = read_settings(Config, Path(path))
     if given["resume"]:
-        if weights:
-            raise SharpeningError(
-                "--resume goes on from last.pth: leave out --train.initial-weights"
-            )
+        for flag in ("--train.initial-weights", "--config", "--preset"):
+            if given[flag]:
+                raise SharpeningError(f"--resume goes on from last.pth: leave out {flag}")
         folder = Path(given["--train.folder"] or default.train.folder)
         stored = load_checkpoint(folder / "last.pth").get("config", {})
         default = stored_config(Config, stored, folder / "last.pth")
@@ -2024,10 +2042,7 @@ def default_config(arguments: Sequence[str]) -> Config:
 
 def read_config(arguments: Sequence[str] | None = None) -> Config:
     """The command line as a Config."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if "--version" in arguments:
-        print(f"image-sharpening-distillation {__version__}")
-        raise SystemExit(0)
+    arguments = understood(sys.argv[1:] if arguments is None else arguments, Config())
     default = default_config(arguments)
     config = tyro.cli(Config, args=arguments, default=default, description=__doc__)
     if config.evaluate:
@@ -2035,22 +2050,13 @@ def read_config(arguments: Sequence[str] | None = None) -> Config:
         path = default_checkpoint(config)
         print(f"settings of the test images: from {path}: {stored}; from flags: {flags}")
     mode = next((f"--{m}" for m in ("infer", "evaluate", "live") if getattr(config, m)), "training")
-    for flag, (modes, advice) in MODES.items():
-        if getattr(config, flag) != getattr(Config, flag) and mode not in modes:
-            wanted = " or ".join(modes)
-            raise SharpeningError(f"--{flag.replace('_', '-')} is for {wanted}: {advice}")
+    refuse_other_modes(config, MODES, mode)
     return config
 
 
 def sharpen_command() -> int:
     """The installed command `sharpen INPUT -o OUTPUT`: `--infer`, with all its flags."""
-    parser = argparse.ArgumentParser(prog="sharpen", allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=__version__)
-    parser.add_argument("input", help="image, video or folder")
-    parser.add_argument("-o", "--output", default="sharpened", help="folder for the results")
-    parser.epilog = "All other flags are those of --infer, such as --strength 0.7 or --device cpu."
-    given, flags = parser.parse_known_args()
-    return main(["--infer", "--input", given.input, "--output", given.output, *flags])
+    return main(sharpen_arguments())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from natsort import natsorted
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
 from sharpening import SharpeningError
 from sharpening.media_files import read_picture
@@ -46,6 +47,8 @@ class Pair:
     blurry: Path | None = None
     taught: Path | None = None
     """The teacher's result for the blurred one, if it was stored."""
+    root: int = 0
+    """Which one of several `--data.root` it is from."""
 
 
 def find_pairs(
@@ -84,6 +87,92 @@ def find_pairs(
             "to try the script without data, run it with --demo"
         )
     return natsorted(pairs, key=lambda pair: pair.name)
+
+
+class PairSettings(Protocol):
+    """Where pairs are: the fields of the script's `DataConfig` that this module reads."""
+
+    root: Path | tuple[Path, ...]
+    shares: tuple[float, ...]
+    test_share: float
+    blurred_names: tuple[str, ...]
+    sharp_names: tuple[str, ...]
+
+
+def roots_of(settings: PairSettings) -> tuple[Path, ...]:
+    """One `root` or several, as a tuple. Raises SharpeningError if the shares do not fit."""
+    roots = settings.root if isinstance(settings.root, tuple) else (settings.root,)
+    if settings.shares and (len(settings.shares) != len(roots) or min(settings.shares) <= 0):
+        raise SharpeningError(
+            f"--data.shares needs a number above 0 for each of the {len(roots)} folders of "
+            f"--data.root: {settings.shares}"
+        )
+    return roots
+
+
+def pairs_of_split(settings: PairSettings, split: Literal["train", "test"]) -> list[Pair]:
+    """The pairs of a split of all roots. Where there are several, a number and the name of its root
+    stand before a pair's name. A root that itself holds a sharp folder, without train/ and test/,
+    is cut: the last `test_share` of its pairs, by name, are for tests."""
+    roots, names = roots_of(settings), (settings.blurred_names, settings.sharp_names)
+    pairs = []
+    for index, root in enumerate(roots):
+        split_up = any((root / name).is_dir() for name in ("train", "test"))
+        if split_up or not any((root / name).is_dir() for name in settings.sharp_names):
+            found = find_pairs(root / split, *names)
+        else:
+            found = cut_pairs(find_pairs(root, *names), root, split, settings.test_share)
+        if len(roots) > 1:
+            before = f"{index}_{root.resolve().name}"
+            found = [
+                dataclasses.replace(pair, name=f"{before}/{pair.name}", root=index)
+                for pair in found
+            ]
+        pairs += found
+    return pairs
+
+
+def cut_pairs(
+    pairs: list[Pair], root: Path, split: Literal["train", "test"], test_share: float
+) -> list[Pair]:
+    """One split of the pairs of a folder that has none, and a line that says so."""
+    if len(pairs) < 2:
+        raise SharpeningError(f"{root} holds a single image: at least two are needed, one to test")
+    tests = min(max(1, round(test_share * len(pairs))), len(pairs) - 1)
+    part = pairs[-tests:] if split == "test" else pairs[:-tests]
+    how = f"{len(part)} of {len(pairs)} images are for {split} (--data.test-share {test_share:g})"
+    tqdm.write(f"{root} has no train/ and test/: {how}")
+    return part
+
+
+def draw_groups(
+    synthetic: Sequence[Pair],
+    real: Sequence[Pair],
+    synthetic_share: float,
+    shares: Sequence[float] = (),
+) -> list[tuple[list[Pair], float]]:
+    """Groups of pairs and the sum of their shares so far, from which `group_of` picks.
+
+    A group is a kind of pairs (blurred synthetically or really) of all roots, or with `shares` of
+    one root. `synthetic_share` counts where both kinds stand side by side.
+    """
+    groups: list[tuple[list[Pair], float]] = []
+    end = 0.0
+    for root, share in enumerate(shares or [1.0]):
+        kinds = [[p for p in kind if not shares or p.root == root] for kind in (synthetic, real)]
+        if shares and not any(kinds):
+            raise SharpeningError(f"--data.root number {root + 1} has a share but gives no images")
+        made = synthetic_share if all(kinds) else float(bool(kinds[0]))
+        for kind, part in zip(kinds, (made, 1 - made), strict=True):
+            if part:
+                end += part * share / (sum(shares) or 1)
+                groups.append((kind, end))
+    return groups
+
+
+def group_of(groups: Sequence[tuple[list[Pair], float]], coin: float) -> list[Pair]:
+    """The group for a random number from 0 to 1."""
+    return next((pairs for pairs, end in groups if coin < end), groups[-1][0])
 
 
 def match_pairs(sharp: Path, blurred: Path | None, prefix: Path) -> list[Pair]:
@@ -256,3 +345,10 @@ def demo_frame(H: int, W: int) -> np.ndarray:
     """A photograph repeated to fill (H, W, 3) uint8: real texture, for timing."""
     photo = read_rgb(demo_pairs("test")[1].sharp)
     return np.tile(photo, (-(-H // photo.shape[0]), -(-W // photo.shape[1]), 1))[:H, :W].copy()
+
+
+def save_strip(stem: Path, images: Sequence[np.ndarray]) -> None:
+    """The second image as `stem`.png, and all of them side by side as `stem`_strip.png."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    for suffix, image in (("", images[1]), ("_strip", np.concatenate(images, axis=1))):
+        Image.fromarray(image).save(f"{stem}{suffix}.png", compress_level=1)

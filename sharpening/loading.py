@@ -1,6 +1,7 @@
 """Worker processes that load a dataset's items: their errors, their signals, their end."""
 
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from multiprocessing.queues import Queue
 from typing import Any
@@ -52,13 +53,18 @@ class LoadedItems:
                 worker.kill()
 
 
+def start_method(platform: str = sys.platform) -> str:
+    """How worker processes begin. On Linux `fork`: they share the decoded images, which the default
+    of Python 3.14 would copy. Windows has no fork and macOS no safe one: there they are copied."""
+    return "fork" if platform.startswith("linux") else "spawn"
+
+
 def make_loader(dataset: Dataset, workers: int, **settings: Any) -> DataLoader:
-    """A loader whose workers share the decoded images (`fork`: from Python 3.14 on the default
-    would copy them), leave Ctrl-C to this process, and lose no batch without a word."""
+    """A loader whose workers leave Ctrl-C to this process, and lose no batch without a word."""
     return DataLoader(
         dataset,
         num_workers=workers,
-        multiprocessing_context="fork" if workers else None,
+        multiprocessing_context=start_method() if workers else None,
         worker_init_fn=begin_worker,
         **settings,
     )

@@ -57,6 +57,8 @@ class Runtime:
         """The name of the GPU, or the number of CPU threads in use."""
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)
+        if self.device.type == "mps":
+            return "Apple's GPU"
         return f"cpu, {torch.get_num_threads()} threads"
 
     def autocast(self) -> torch.autocast:
@@ -122,6 +124,8 @@ class Runtime:
         """Wait until the device has finished, so that a clock measures the work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
 
     def say(self, text: str) -> None:
         """Print a line once, above the progress bars."""
@@ -135,7 +139,7 @@ def start_runtime(
 ) -> Iterator[Runtime]:
     """Device, process group (under torchrun) and seeds; on leaving, the group is closed.
 
-    `device`: auto, cpu or cuda; `precision`: auto, fp32, bf16 or fp16.
+    `device`: auto, cpu, cuda or mps; `precision`: auto, fp32, bf16 or fp16.
     """
     tune_malloc()
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -159,9 +163,11 @@ def default_runtime() -> Runtime:
 
 
 def pick_device(name: str) -> torch.device:
-    """ "auto" (a GPU if there is one), "cpu" or "cuda" -> this process's device."""
+    """ "auto" (CUDA if there is a GPU), "cpu", "cuda" or "mps" -> this process's device."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise SharpeningError("PyTorch finds no GPU of Apple's: use --device cpu")
     if name == "cuda":
         if not torch.cuda.is_available():
             raise SharpeningError("PyTorch finds no GPU (or is its CPU build): use --device cpu")
@@ -172,9 +178,11 @@ def pick_device(name: str) -> torch.device:
 
 def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Autocast type for `precision`. auto: on a GPU bf16, or fp16 if it has no bf16; on a CPU the
-    faster one of bf16 and fp32."""
+    faster one of bf16 and fp32; on Apple's GPU fp32."""
     if precision != "auto":
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    if device.type == "mps":
+        return torch.float32  # not every version of macOS has bf16, and fp16 overflows in training
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16
     return torch.bfloat16 if bf16_is_faster() else torch.float32

@@ -11,13 +11,16 @@ import shutil
 import subprocess
 import time
 
+import av
 import numpy as np
 import pytest
 from conftest import blurred, photo, save
 from PIL import Image
 
+import main_sharpening_script as script
 from main_sharpening_script import psnr
-from sharpening import SharpeningError
+from sharpening import SharpeningError, compare_page
+from sharpening.file_inference import plan_jobs
 from tools import compare
 
 
@@ -217,3 +220,73 @@ def test_mouse_and_touch_move_the_line(browser, first):
         browser.call("Input.dispatchTouchEvent", type="touchMove", touchPoints=[point])
     browser.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
     assert share(browser) == pytest.approx(75, abs=2)
+
+
+def test_previews_stay_small_whatever_the_picture():
+    noise = np.random.default_rng(0).integers(0, 256, (900, 1400, 3), np.uint8)
+    assert len(compare_page.figure("a", [noise, noise], ("before", "after"))) < 600_000
+
+
+def test_strengths_are_shown_side_by_side(folders):
+    files = folders / "blurred" / "a.bmp", folders / "sharp" / "a.png"
+    compare.main(
+        compare.CompareConfig(*files, output=folders / "three.html", strengths=(0.0, 0.5, 1.0))
+    )
+    urls = (folders / "three.html").read_text().split('class="strengths"')[1].split("base64,")[1:]
+    shown = [Image.open(io.BytesIO(base64.b64decode(url.split('"')[0]))) for url in urls]
+    blurry, sharp = (np.asarray(Image.open(file), np.float32) for file in files)
+    for image, expected in zip(shown, (blurry, (blurry + sharp) / 2, sharp), strict=True):
+        np.testing.assert_allclose(np.asarray(image), expected, atol=0.51)
+
+
+def write_video(path, frames: int = 30) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libvpx", 30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for index in range(frames):
+            frame = av.VideoFrame.from_ndarray(np.roll(photo(48, 64), index, axis=1))
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def test_page_of_a_run_shows_files_videos_and_failures(browser, tmp_path, runtime):
+    source, output = tmp_path / "in", tmp_path / "out"
+    for folder, change in ((source, blurred), (output, lambda image: image)):
+        save(folder / "d\udcfc ä.png", change(photo(60, 90)))
+        write_video(folder / "clip.mkv")
+    write_video(output / "clip.mkv")
+    (source / "broken.png").write_text("no picture")
+    plan = plan_jobs(source, output)
+    page = output / "compare.html"
+    compare_page.write_comparison(plan, page, ["broken.png: <damaged>"], runtime)
+    assert "2 files, 1 failed" in page.read_text()
+    browser.open(page)
+    assert "broken.png: <damaged>" in browser.evaluate("document.body.innerText")
+    assert "90 x 60 pixels" in browser.evaluate("document.body.innerText")
+    browser.evaluate("document.getElementById('actual').click()")
+    loaded = "[...document.querySelectorAll('img')].every(i => i.complete && i.naturalWidth == 90)"
+    wait_for(browser, f"{loaded} && document.querySelector('.before img').src.endsWith('.png')")
+    playing = "[...document.querySelectorAll('video')].every(v => !v.paused && v.currentTime > 0)"
+    browser.evaluate("document.querySelector('figure.video button').click()")
+    wait_for(browser, playing)
+    browser.evaluate("document.querySelector('figure.video button').click()")
+    wait_for(browser, "[...document.querySelectorAll('video')].every(v => v.paused)")
+
+
+def wait_for(browser, condition: str) -> None:
+    deadline = time.monotonic() + 60
+    while not browser.evaluate(condition):
+        assert time.monotonic() < deadline, condition
+        time.sleep(0.05)
+
+
+def test_infer_writes_the_page_beside_the_results(tmp_path, capsys):
+    save(tmp_path / "in" / "a.png", photo(40, 60))
+    (tmp_path / "in" / "b.jpg").write_text("no picture")
+    flags = ["--output", str(tmp_path / "out"), "--size", "live", "--device", "cpu", "--compare"]
+    assert script.main(["--infer", str(tmp_path / "in"), *flags]) == 1
+    assert "before and after" in capsys.readouterr().out
+    page = (tmp_path / "out" / "compare.html").read_text()
+    assert "1 file, 1 failed" in page and "60 x 40 pixels" in page and "b.jpg" in page
+    assert 'data-full="../in/a.png"' in page

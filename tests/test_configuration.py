@@ -1,19 +1,19 @@
 """Configuration: the command line reaches every field, and impossible settings are refused."""
 
-import ast
 import dataclasses
-import inspect
-import itertools
+import json
 import math
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import changed, write_pairs
 
 import main_sharpening_script as script
-from sharpening import settings
+from sharpening import command_line, settings
 
 
 def test_importing_does_nothing():
@@ -30,13 +30,13 @@ def test_importing_does_nothing():
 def test_every_field_has_a_flag_and_a_help_text(capsys, monkeypatch):
     monkeypatch.setattr(script, "__doc__", "")  # it names flags too
     with pytest.raises(SystemExit):
-        script.read_config(["--help"])
+        script.read_config(["--help-all"])
     shown = capsys.readouterr().out
     defaults = script.Config()
     groups = [(f.name, getattr(defaults, f.name)) for f in dataclasses.fields(defaults)]
     groups = [(name, value) for name, value in groups if dataclasses.is_dataclass(value)]
     for prefix, group in [("", defaults), *((f"{name}.", value) for name, value in groups)]:
-        told = set().union(*map(documented_fields, type(group).__mro__[:-1]))
+        told = command_line.field_texts(type(group))
         for field in dataclasses.fields(group):
             if field.name in dict(groups):
                 continue
@@ -44,18 +44,6 @@ def test_every_field_has_a_flag_and_a_help_text(capsys, monkeypatch):
             flags = f"--({re.escape(name)}|{re.escape(prefix)}no-{field.name})(?![\\w.-])"
             assert re.search(flags, shown), name
             assert field.name in told, f"{name} is not explained"
-
-
-def documented_fields(cls: type) -> set[str]:
-    """The fields of a dataclass with a string under them."""
-    lines = ast.parse(inspect.getsource(cls)).body[0].body
-    return {
-        above.target.id
-        for above, below in itertools.pairwise(lines)
-        if isinstance(above, ast.AnnAssign)
-        and isinstance(below, ast.Expr)
-        and isinstance(below.value, ast.Constant)
-    }
 
 
 def test_flags_reach_nested_fields():
@@ -139,6 +127,9 @@ def test_initial_weights_bring_their_sizes(tmp_path):
         (["--infer", "--teacher-too"], "--teacher-too is for --evaluate"),
         (["--evaluate", "--size", "live"], "--size is for training or --infer"),
         (["--strength", "0.5"], "--strength is for --infer"),
+        (["--compare"], "--compare is for --infer"),
+        (["--demo", "--preset", "published"], "at most one of --demo, --config and --preset"),
+        (["--resume", "--config", "a.json"], "leave out --config"),
         (["--infer", "--strength", "1.5"], "strength must be from 0 to 1: 1.5"),
     ],
 )
@@ -223,6 +214,108 @@ def test_stored_results_ask_for_what_goes_with_them(tmp_path):
 def test_all_weights_zero_is_refused():
     with pytest.raises(ValueError, match="nothing would be trained"):
         script.LossConfig(0, 0, 0, 0, 0, 0)
+
+
+def help_of(arguments: list[str], capsys) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        script.read_config(arguments)
+    assert stopped.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_shows_modes_and_what_people_use(capsys):
+    shown = help_of(["--help"], capsys)
+    assert len(shown.splitlines()) < 60 and max(map(len, shown.splitlines())) <= 100
+    assert len(command_line.USUAL) == 20
+    texts = command_line.field_texts(script.TrainConfig)
+    assert f"{texts['epochs'].removesuffix('.')} (50)." in shown
+    assert "--teacher.no-enabled" in shown and "--help-all" in shown
+
+
+def test_help_of_infer_is_about_files_alone(capsys):
+    shown = help_of(["--infer", "--help"], capsys)
+    assert len(shown.splitlines()) < 50
+    for field in dataclasses.fields(script.InferenceConfig):
+        assert f"--inference.{field.name.replace('_', '-')}" in shown
+    assert "--train.epochs" not in shown and "--strength" in shown
+
+
+def test_an_unknown_flag_suggests_the_nearest(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        script.read_config(["--tain.epochs", "3"])
+    assert stopped.value.code == 2
+    assert "--train.epochs" in "".join(capsys.readouterr())
+
+
+def test_a_path_after_infer_is_the_input():
+    config = script.read_config(["--infer", "../folder", "--strength", "0.5"])
+    assert (config.input, config.strength) == (Path("../folder"), 0.5)
+    with pytest.raises(script.SharpeningError, match="not 2: put them into a folder"):
+        script.read_config(["--infer", "a.jpg", "b.jpg", "--output", "sharp"])
+
+
+def test_settings_go_into_a_file_and_come_back(tmp_path, config):
+    several = changed(config, data={"root": (tmp_path, tmp_path / "b"), "shares": (0.7, 0.3)})
+    for index, each in enumerate((config, several, script.DEMO)):
+        path = tmp_path / f"{index}.json"
+        settings.write_settings(path, each)
+        back = settings.read_settings(script.Config, path)
+        assert back == dataclasses.replace(each, overwrite=False)
+    assert json.loads((tmp_path / "0.json").read_text())["train"]["epochs"] == 2
+    again = script.read_config(["--config", str(tmp_path / "1.json"), "--train.epochs", "9"])
+    assert (again.data, again.train.epochs) == (several.data, 9)
+    assert again.loss == several.loss
+
+
+def test_a_file_that_holds_no_settings_is_refused(tmp_path):
+    path = tmp_path / "config.json"
+    for text, reason in (("{", "no file of settings"), ('{"tran": {}}', "has no setting tran")):
+        path.write_text(text)
+        with pytest.raises(script.SharpeningError, match=reason):
+            script.read_config(["--config", str(path)])
+    with pytest.raises(script.SharpeningError, match="check --config"):
+        script.read_config(["--config", str(tmp_path / "none.json")])
+
+
+def test_the_published_settings_are_a_preset():
+    published = script.read_config(["--preset", "published", "--train.epochs", "3"])
+    assert (published.loss.feature, published.loss.frequency) == (1, 0)
+    assert (published.train.epochs, published.train.optimizer) == (3, "adam")
+
+
+def test_a_folder_of_pairs_is_cut_into_training_and_test(tmp_path, capsys):
+    write_pairs(tmp_path, 8)
+    config = script.read_config(["--data.root", str(tmp_path), "--data.test-share", "0.25"])
+    parts = [script.split_pairs(config, split) for split in ("train", "test")]
+    assert [[pair.name for pair in part] for part in parts] == [list("012345"), list("67")]
+    assert "no train/ and test/: 6 of 8 images are for train" in capsys.readouterr().out
+
+
+def test_several_roots_are_drawn_by_their_shares(tmp_path):
+    for name, count in (("a", 3), ("b", 9)):
+        write_pairs(tmp_path / name / "train", count)
+        write_pairs(tmp_path / name / "test", 1)
+    flags = ["--data.root", str(tmp_path / "a"), str(tmp_path / "b"), "--data.shares", "0.7", "0.3"]
+    config = script.read_config([*flags, "--data.cache-gb", "0"])
+    pairs = script.split_pairs(config, "train")
+    assert [pair.name for pair in pairs[:4]] == ["0_a/0", "0_a/1", "0_a/2", "1_b/0"]
+    dataset = script.GoProSharpeningDataset(pairs, config.data, 0)
+    drawn = [dataset.pair(draw).root for draw in range(2000)]
+    assert drawn.count(0) / 2000 == pytest.approx(0.7, abs=0.04)
+    plain = script.GoProSharpeningDataset(pairs, script.DataConfig(cache_gb=0), 0)
+    assert sum(plain.pair(draw).root == 0 for draw in range(1200)) == 300
+    wrong = script.read_config([*flags, "0.5"])
+    with pytest.raises(script.SharpeningError, match="for each of the 2 folders"):
+        script.split_pairs(wrong, "train")
+
+
+def test_a_run_leaves_its_settings_for_another(config, runtime):
+    short = changed(config, train={"epochs": 1, "steps_per_epoch": 1})
+    script.train(short, runtime)
+    path = config.train.folder / "config.json"
+    again = script.read_config(["--config", str(path), "--train.folder", "elsewhere"])
+    expected = changed(short, train={"folder": Path("elsewhere")})
+    assert again == dataclasses.replace(expected, config=path)
 
 
 def test_a_lowest_rate_above_the_highest_is_refused():

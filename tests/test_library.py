@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import main_sharpening_script as script
+from sharpening import __version__
 from sharpening.image_arrays import PILLOW_MODES, to_rgb
 
 ROOT = Path(script.__file__).parent
@@ -139,7 +140,11 @@ def installed(tmp_path_factory) -> dict[str, str]:
     tracked = ["git", "-C", str(ROOT), "ls-files", "-z", "-co", "--exclude-standard"]
     for name in subprocess.run(tracked, capture_output=True, check=True).stdout.split(b"\0"):
         path = ROOT / os.fsdecode(name)
-        if path.is_file() and path.suffix in (".py", ".toml", ".md", ".pth", "") and name != b"/":
+        if (
+            path.is_file()
+            and path.suffix in (".py", ".toml", ".md", ".pth", ".html", "")
+            and name != b"/"
+        ):
             target = source / os.fsdecode(name)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to(path)
@@ -171,4 +176,4 @@ def test_the_installed_command_sharpens_a_file(tmp_path, installed, frame):
     with Image.open(tmp_path / "out" / "photo.png") as result:
         assert result.size == (83, 60)
     version = subprocess.run([*run[:2], "--version"], env=installed, capture_output=True, text=True)
-    assert version.stdout.strip() == script.__version__
+    assert version.stdout.strip() == __version__

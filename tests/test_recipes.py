@@ -8,6 +8,7 @@ import functools
 import importlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 import tyro
 
 import main_sharpening_script as script
+from sharpening import command_line
 
 RECIPES = sorted((script.HERE / "recipes").glob("*.sh"))
 ARGUMENTS = {"model_card": 5, "nafnet": 4, "optimizers": 3, "pareto": 0, "readme": 4}
@@ -87,3 +89,37 @@ PAGES += [f"docs/{path.name}" for path in sorted((script.HERE / "docs").glob("*.
 def test_a_page_names_recipes_and_tools_that_exist(page):
     named = re.findall(r"\b(?:recipes|tools)/\w+\.(?:sh|py)\b", (script.HERE / page).read_text())
     assert [place for place in named if not (script.HERE / place).is_file()] == []
+
+
+def shell_commands(page: str) -> list[list[str]]:
+    """The lines of the bash blocks of a page, and the commands in its running text, as words."""
+    text = (script.HERE / page).read_text()
+    lines = [
+        line for block in re.findall(r"```bash\n(.*?)```", text, re.S) for line in block.split("\n")
+    ]
+    lines += re.findall(r"`((?:python|torchrun) [^`]+\.py[^`]*)`", text)
+    lines = [re.sub(r"\[[^]]*\]", "", line) for line in lines]  # what may be left out
+    words = [shlex.split(" ".join(line.split()), comments=True) for line in lines]
+    return [each[each.index("&&") + 1 :] if "&&" in each else each for each in words if each]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_a_page_parses(page):
+    for words in shell_commands(page):
+        place = next((i for i, word in enumerate(words) if word.endswith(".py")), None)
+        if place is None or "--resume" in words:  # pytest and pip, and what needs a run
+            continue
+        assert (script.HERE / words[place]).is_file(), words
+        parse(tuple(words[place:]))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_flag_and_link_of_a_page_exists(page):
+    text = (script.HERE / page).read_text()
+    links = re.findall(r"\]\(([^)#\s]+)", text)
+    folder = (script.HERE / page).parent
+    assert [p for p in links if not p.startswith("http") and not (folder / p).exists()] == []
+    flags = {f"--{setting.flag}" for setting in command_line.settings_of(script.Config())}
+    groups = "data|degradation|student|teacher|loss|train|inference"
+    named = set(re.findall(rf"--(?:{groups})\.[\w-]+", text))
+    assert {flag for flag in named if flag.replace(".no-", ".") not in flags} == set()

@@ -6,11 +6,7 @@ and needs nothing else: drag the line, or use Tab and the arrow keys, Page Up an
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 import json
-import string
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -20,29 +16,15 @@ from typing import Annotated
 
 import numpy as np
 import tyro
-from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from main_sharpening_script import psnr, ssim
 from sharpening import SharpeningError
+from sharpening.compare_page import escaped, figure, strengths, write_page
 from sharpening.image_pairs import IMAGE_SUFFIXES, read_rgb
-from sharpening.media_files import atomic_write
 from tools.common import run_tool
 
 SIDES = ("before", "after")
-PAGE = Path(__file__).with_name("compare_page.html")
-FIGURE = string.Template("""\
-<figure>
-<figcaption>$name $notes</figcaption>
-<div class="scroll"><div class="slider" style="--w: ${width}px">
-<div class="before"><img $size alt="$name, $left" src="$before"><em>$left</em></div>
-<div class="after"><img $size alt="$name, $right" src="$after"><em>$right</em></div>
-<input type="range" min="0" max="100" value="50" data-side="$left"
- aria-label="$name: how much of it is shown as $left">
-<div class="handle"></div>
-</div></div>
-</figure>
-""")
 
 
 @dataclass(frozen=True)
@@ -57,6 +39,8 @@ class CompareConfig:
     """The page to write."""
     names: tuple[str, str] = ("before", "after")
     """What the two sides are called."""
+    strengths: tuple[float, ...] = ()
+    """Blends to show side by side below each pair, such as 0.3 0.6 1."""
     quality: int = 0
     """0 embeds PNG, exact; 1 to 100 JPEG of that quality, for pages to send by mail."""
 
@@ -108,14 +92,6 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "replace").decode()
 
 
-def data_url(image: np.ndarray, quality: int) -> str:
-    """An image as text for `src`."""
-    buffer, kind = io.BytesIO(), "jpeg" if quality else "png"
-    options = {"quality": quality, "subsampling": 0} if quality else {"compress_level": 6}
-    Image.fromarray(image).save(buffer, kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
 def measured(match: Match, images: list[np.ndarray]) -> dict[str, float]:
     """psnr_ and ssim_ of before and after, if there is an original; raises if sizes differ."""
     sharp = [read_rgb(match.sharp)] if match.sharp else []
@@ -137,37 +113,29 @@ def in_words(values: dict[str, float], names: tuple[str, str]) -> str:
     parts = []
     for side, name in zip(SIDES, names, strict=True):
         quality = f"{values[f'psnr_{side}']:.2f} dB, {values[f'ssim_{side}']:.4f}"
-        parts.append(f"<span>{html.escape(name)} {quality}</span>")
+        parts.append(f"<span>{escaped(name)} {quality}</span>")
     return " ".join(parts) + f" <b>{values['psnr_after'] - values['psnr_before']:+.2f} dB</b>"
 
 
-def figure(match: Match, config: CompareConfig) -> tuple[str, dict[str, float]]:
+def one_figure(match: Match, config: CompareConfig) -> tuple[str, dict[str, float]]:
     """One slider as HTML, and its metrics."""
     images = [read_rgb(match.before), read_rgb(match.after)]
     values = measured(match, images)
-    left, right = (html.escape(name) for name in config.names)
-    before, after = (data_url(image, config.quality) for image in images)
-    height, width, _ = images[0].shape
-    size = f'width="{width}" height="{height}"'
-    name, notes = html.escape(match.name), in_words(values, config.names)
-    return FIGURE.substitute(locals()), values
+    notes = in_words(values, config.names)
+    blends = strengths(images, config.strengths, config.quality)
+    return figure(match.name, images, config.names, notes, config.quality, more=blends), values
 
 
 def main(config: CompareConfig) -> None:
     figures, rows = [], {}
     for match in matches(config):
-        text, rows[match.name] = figure(match, config)
+        text, rows[match.name] = one_figure(match, config)
         figures.append(text)
     keys = next(iter(rows.values()))
     means = {key: mean(row[key] for row in rows.values()) for key in keys}
     count = f"{len(rows)} image{'s' * (len(rows) > 1)}"
-    page = string.Template(PAGE.read_text()).substitute(
-        title=html.escape(" / ".join(config.names)),
-        summary=f"{count}{', mean: ' * bool(means)}{in_words(means, config.names)}",
-        figures="".join(figures),
-    )
-    with atomic_write(config.output) as temporary:
-        temporary.write_text(page)
+    summary = f"{count}{', mean: ' * bool(means)}{in_words(means, config.names)}"
+    write_page(config.output, " / ".join(config.names), summary, figures)
     print(f"{'image':<32}", *(f"{key:>12}" for key in keys))
     for name, row in {**rows, "mean": means}.items():
         print(f"{name[-32:]:<32}", *(f"{value:>12.4f}" for value in row.values()))

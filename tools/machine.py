@@ -1,12 +1,14 @@
 """How time and memory are measured, and what a figure depends on beside the code."""
 
 import ctypes
+import importlib
 import importlib.metadata
 import mmap
 import os
 import platform
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,14 @@ import torch
 from sharpening.runtime import Runtime
 
 
+def processor_name() -> str:
+    """The processor's own name; without the package py-cpuinfo what Python knows."""
+    info = importlib.import_module("cpuinfo").get_cpu_info() if find_spec("cpuinfo") else {}
+    return info.get("brand_raw") or platform.processor() or platform.machine()
+
+
 def conditions(device: str) -> dict[str, Any]:
     """The machine, its libraries and the environment."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    cpu = next((x.partition(": ")[2] for x in lines if x.startswith("model name")), "unknown")
     installed = {}
     for name in ("torch", "numpy", "onnxruntime", "openvino", "nncf"):
         try:
@@ -29,13 +34,13 @@ def conditions(device: str) -> dict[str, Any]:
     names = ("OMP_", "GOMP_", "KMP_", "MKL_", "ONEDNN_", "MALLOC_", "LD_PRELOAD", "GLIBC_TUNABLES")
     usable = getattr(os, "sched_getaffinity", None)  # Linux: the cores this process may use
     return {
-        "cpu": cpu,
+        "cpu": processor_name(),
         "cores": len(usable(0)) if usable else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
         "versions": installed,
         "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(names)},
-        "load_average": os.getloadavg()[0],
+        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,  # not Windows
     }
 
 

@@ -26,7 +26,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import main_sharpening_script as script
 from sharpening import SharpeningError
-from sharpening.image_pairs import RESULTS_LOG, Pair, read_rgb, stamp
+from sharpening.image_pairs import RESULTS_LOG, Pair, read_rgb, roots_of, stamp
 from sharpening.media_files import atomic_write
 from sharpening.runtime import Runtime, start_runtime
 from tools.common import real_pairs, run_tool
@@ -88,7 +88,7 @@ def fill(config: CacheConfig, runtime: Runtime) -> dict[str, Any]:
 
     Old results go first, so that an interruption leaves none: training then finds them missing.
     """
-    pairs = real_pairs(config.data.root / "train", config.data)
+    pairs = real_pairs(roots_of(config.data)[0] / "train", config.data)
     settings = script.InferenceConfig(tile=config.tile, backend="pytorch")
     sharpen = script.Sharpener(script.restormer_from_weights(config.weights), runtime, settings)
     weights = hashlib.sha256(config.weights.read_bytes()).hexdigest()
