@@ -8,6 +8,7 @@ photographs and video-call frames in real time.
     python main_sharpening_script.py --resume                  go on after an interruption
     python main_sharpening_script.py --evaluate                PSNR, SSIM, FPS
     python main_sharpening_script.py --infer --input DIR_OR_FILE --output DIR
+    python main_sharpening_script.py --live                    camera -> window or virtual camera
     torchrun --nproc-per-node 4 main_sharpening_script.py      several GPUs
 
 Every setting is a field of a dataclass below and a flag: `--help` lists them.
@@ -27,8 +28,8 @@ Sections, in the order in which they run:
 
 What the system stands on is in the package `sharpening`: devices and processes (runtime), folders
 and crops (image_pairs), worker processes (loading), synthetic_blur, muon, run_log, files of weights
-(checkpoints), how far a training is (progress), openvino_backend, and pictures and videos as files
-(file_inference, media_files, metadata, video_files).
+(checkpoints), how far a training is (progress), openvino_backend, pictures and videos as files
+(file_inference, media_files, metadata, video_files), and live.
 """
 
 import argparse
@@ -88,6 +89,7 @@ from sharpening.image_pairs import (
     read_pair,
     same_crop,
 )
+from sharpening.live import LiveConfig, fastest, run_live
 from sharpening.loading import LoadedItems, item_or_error, make_loader
 from sharpening.media_files import atomic_write
 from sharpening.muon import MuonAndAdam
@@ -394,6 +396,8 @@ class Config:
     """Measure PSNR, SSIM and FPS of a checkpoint on the test set."""
     infer: bool = False
     """Sharpen `--input` into `--output`."""
+    live: bool = False
+    """Sharpen a camera's picture for a window or a virtual camera, with the `live` student."""
     checkpoint: Path | None = None
     """Student to use; None: the newest final one in `--train.folder`, else the shipped one."""
     input: Path | None = None
@@ -418,11 +422,12 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
+    live_config: LiveConfig = field(default_factory=LiveConfig)
 
     def __post_init__(self) -> None:
         check_limits(self, {"strength": SHARE})
-        if sum((self.evaluate, self.infer, self.resume)) > 1:
-            raise ValueError("give at most one of --resume, --evaluate and --infer")
+        if sum((self.evaluate, self.infer, self.live, self.resume)) > 1:
+            raise ValueError("give at most one of --resume, --evaluate, --infer and --live")
         if not self.teacher.enabled and (terms := self.loss.teacher_terms):
             flags = " ".join(f"--loss.{name} 0" for name in terms)
             raise ValueError(f"without a teacher these loss terms are impossible, use: {flags}")
@@ -753,12 +758,12 @@ def load_student(path: Path) -> SEUNet:
 
 
 def default_checkpoint(config: Config) -> Path:
-    """`--checkpoint`, else the shipped one of `--size`, else the user's newest final student, else
-    the shipped standard."""
+    """`--checkpoint`, else the shipped one of `--size` (`--live`: live), else the user's newest
+    final student, else the shipped standard."""
     if config.checkpoint is not None:
         return config.checkpoint
-    if config.size is not None:
-        return SHIPPED_STUDENTS[config.size]
+    if config.size is not None or config.live:
+        return SHIPPED_STUDENTS[config.size or "live"]
     finals = config.train.folder.glob("student_model_ema_final_epoch_*.pth")
     shipped = SHIPPED_STUDENTS["standard"]
     newest = max(finals, key=lambda path: path.stat().st_mtime, default=shipped)
@@ -1915,6 +1920,13 @@ def infer(config: Config, runtime: Runtime) -> int:
     return 1 if failures else 0
 
 
+def live(config: Config, runtime: Runtime) -> int:
+    """The `--live` mode, on `--inference.backend`; auto: the fastest that agrees with fp32."""
+    load = functools.partial(Sharpener.load, default_checkpoint(config))
+    run_live(fastest(load, runtime, config.inference), config.live_config, config.strength)
+    return 0
+
+
 def write_demo_inputs(folder: Path) -> Path:
     """The blurred test photographs of the demo as PNG files in `folder`/demo_inputs."""
     pairs, inputs = demo_pairs("test"), folder / "demo_inputs"
@@ -1934,10 +1946,10 @@ def run_demo(config: Config, runtime: Runtime) -> None:
 MODES = {
     "input": (["--infer"], "add it"),
     "output": (["--infer"], "add it"),
-    "strength": (["--infer"], "add it"),
-    "checkpoint": (["--infer", "--evaluate"], "add it"),
+    "strength": (["--infer", "--live"], "add it"),
+    "checkpoint": (["--infer", "--evaluate", "--live"], "add it"),
     "teacher_too": (["--evaluate"], "add it"),
-    "size": (["training", "--infer"], "choose a student with --checkpoint"),
+    "size": (["training", "--infer", "--live"], "choose a student with --checkpoint"),
 }
 """Flag -> the modes that it is for, and what to do about it in another."""
 
@@ -2019,7 +2031,7 @@ def read_config(arguments: Sequence[str] | None = None) -> Config:
         stored, flags = differing(default, Config()) or "none", differing(config, default) or "none"
         path = default_checkpoint(config)
         print(f"settings of the test images: from {path}: {stored}; from flags: {flags}")
-    mode = "--infer" if config.infer else "--evaluate" if config.evaluate else "training"
+    mode = next((f"--{m}" for m in ("infer", "evaluate", "live") if getattr(config, m)), "training")
     for flag, (modes, advice) in MODES.items():
         if getattr(config, flag) != getattr(Config, flag) and mode not in modes:
             wanted = " or ".join(modes)
@@ -2044,8 +2056,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = read_config(arguments)
         settings = (config.device, config.train.precision, config.train.seed)
         with start_runtime(*settings) as runtime:
-            if config.infer:
-                return infer(config, runtime)
+            if config.infer or config.live:
+                return (infer if config.infer else live)(config, runtime)
             if config.evaluate:
                 evaluate(config, runtime)
             elif config.demo:

@@ -8,6 +8,7 @@ Read from top to bottom: the process, the source, its clock, the result, its sou
 """
 
 import functools
+import gc
 import io
 import json
 import math
@@ -68,6 +69,7 @@ def main() -> None:
     with suppress(OSError):  # where memory runs out, Linux ends this process and not the network's
         Path("/proc/self/oom_score_adj").write_text("500")
     frames_in, frames_out = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    gc.freeze()  # what was imported is not searched again for what is no longer needed
     os.dup2(2, 1)  # what a library prints must not come between the frames
     try:
         report = _transcode(frames_in, frames_out)
@@ -283,6 +285,8 @@ class Source:
             )
             rows = np.frombuffer(picture.planes[0], np.uint8).reshape(picture.height, -1)
             yield np.ascontiguousarray(rows[:, : 3 * picture.width])  # a copy if rows are padded
+            if self.decoded % 4 == 0:
+                gc.collect()  # a frame whose side data was looked at refers to itself
 
     def check_whole(self) -> None:
         """A file cut short decodes without an error; only its stated lengths tell."""

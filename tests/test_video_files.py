@@ -436,6 +436,24 @@ def test_what_comes_in_two_pieces_is_one_frame(tmp_path):
     np.testing.assert_array_equal(seen, expected)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems count in other units")
+def test_memory_is_that_of_a_few_frames_whatever_the_length(tmp_path):
+    code = """
+import resource, sys
+from sharpening.video_files import transform_video
+transform_video(sys.argv[1], "b.mp4", iter, preset="ultrafast")
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+    environment, peaks = os.environ | {"PYTHONPATH": ROOT}, []
+    for count in (20, 120):
+        times = range(0, 360 * count, 360)
+        source = make_video(tmp_path / f"{count}.mp4", size=(640, 360), times=times)
+        command = [sys.executable, "-c", code, str(source)]
+        run = subprocess.run(command, cwd=tmp_path, env=environment, stdout=-1, check=True)
+        peaks.append(int(run.stdout) * 1024)
+    assert peaks[1] - peaks[0] < 30 * 640 * 360 * 3
+
+
 # Clocks ----------------------------------------------------------------------------------------
 
 
