@@ -1519,16 +1519,17 @@ def evaluate_quality(
     """Mean PSNR and SSIM over the test images, of the blurred input and of each result, and the
     share of images whose PSNR falls.
 
-    RGB, rounded to uint8, whole images at native size, mean over the images that are blurred: the
-    PSNR of equal images is infinite, so those whose input is the sharp image are only counted, as
-    `not_blurred`. The images are shared out over the processes; sums and counts are added up. The
-    first sharpener's results and a strip `blurry | results | sharp` go to `folder`.
+    RGB, rounded to uint8, whole images at native size, mean over images. If some test images are
+    blurred and others equal their sharp image, which has an infinite PSNR, only the blurred ones
+    are in the means, and the others are counted as `not_blurred`. The images are shared out over
+    the processes; sums and counts are added up. The first sharpener's results and a strip
+    `blurry | results | sharp` go to `folder`.
     """
     share = range(runtime.rank, len(images), runtime.world)
     loader = make_loader(images, min(2, workers), batch_size=None, sampler=share)
     measures = ("psnr", "ssim", "worse")
-    sums = dict.fromkeys((f"{m}_{name}" for name in ("blurry", *sharpeners) for m in measures), 0.0)
-    blurred = 0
+    names = ["images", *(f"{m}_{name}" for name in ("blurry", *sharpeners) for m in measures)]
+    sums = {blurred: dict.fromkeys(names, 0.0) for blurred in (True, False)}
     with contextlib.closing(LoadedItems(loader)) as rows:
         bar = tqdm(rows, "evaluate", len(share), disable=not runtime.is_main, leave=False)
         for index, blurry, sharp in bar:
@@ -1536,21 +1537,19 @@ def evaluate_quality(
             shown = {"blurry": blurry, **{name: do(blurry) for name, do in sharpeners.items()}}
             if folder is not None:
                 save_strip(folder / images.pairs[index].name, [*shown.values(), sharp])
-            if np.array_equal(blurry, sharp):
-                continue
-            blurred, before = blurred + 1, psnr(blurry, sharp)
+            kind = sums[not np.array_equal(blurry, sharp)]
+            kind["images"] += 1
+            before = psnr(blurry, sharp)
             for name, image in shown.items():
                 after = psnr(image, sharp)
-                sums[f"psnr_{name}"] += after
-                sums[f"ssim_{name}"] += ssim(image, sharp)
-                sums[f"worse_{name}"] += after < before
-    count, *totals = runtime.total([blurred, *sums.values()])
-    if not count:
-        raise SharpeningError("every test image equals its blurred one: nothing can be measured")
+                kind[f"psnr_{name}"] += after
+                kind[f"ssim_{name}"] += ssim(image, sharp)
+                kind[f"worse_{name}"] += after < before
+    blurred, equal = (runtime.total(list(sums[kind].values())) for kind in (True, False))
+    count, *totals = blurred if blurred[0] else equal
     made = sum(pair.blurry is None for pair in images.pairs)
-    counts = {"images": len(images), "not_blurred": len(images) - int(count)}
-    counts |= {"blurred_synthetically": made}
-    return counts | {n: t / count for n, t in zip(sums, totals, strict=True)}
+    counts = {"images": len(images), "not_blurred": int(equal[0]), "blurred_synthetically": made}
+    return counts | {n: t / count for n, t in zip(names[1:], totals, strict=True)}
 
 
 SPEED_SIZES = {"512x512": (512, 512, None), "1920x1080": (1080, 1920, 1024)}
@@ -1595,7 +1594,7 @@ def evaluate(config: Config, runtime: Runtime) -> dict[str, Any]:
 def print_table(result: dict[str, Any], names: Sequence[str]) -> None:
     """The figures of `evaluate` for people."""
     print(f"\n{result['images']} test images      PSNR dB     SSIM  worse than blurry")
-    if result["not_blurred"]:
+    if 0 < result["not_blurred"] < result["images"]:
         print(f"  without {result['not_blurred']} that are not blurred: both images are equal")
     for name in names:
         print(f"  {name:<18} {result[f'psnr_{name}']:8.2f} {result[f'ssim_{name}']:8.4f}", end="")

@@ -12,7 +12,6 @@ from conftest import Copy, changed, evaluation_images, photo, save
 from PIL import Image
 
 import main_sharpening_script as script
-from sharpening import SharpeningError
 from sharpening.image_pairs import read_pair
 from sharpening.runtime import seconds_per_call, start_runtime
 from sharpening.settings import to_dict
@@ -172,10 +171,12 @@ def test_images_that_are_not_blurred_are_counted_apart(config, runtime, capsys):
     assert "without 2 that are not blurred" in capsys.readouterr().out
 
 
-def test_a_test_set_without_blur_cannot_be_measured(config, runtime):
+def test_a_test_set_without_any_blur_shows_what_is_left_alone(config, runtime, copies):
     folder = config.data.root / "test"
     for path in (folder / "sharp").iterdir():
         (folder / "blurred" / path.name).write_bytes(path.read_bytes())
-    images = script.EvaluationImages(script.split_pairs(config, "test"), config.degradation)
-    with pytest.raises(SharpeningError, match="equals its blurred one"):
-        script.evaluate_quality({}, images, runtime)
+    both = copies | {"darken": script.Sharpener(Darken(), runtime)}
+    result = script.evaluate_quality(both, evaluation_images(config), runtime)
+    assert (result["images"], result["not_blurred"]) == (3, 3)
+    assert result["psnr_copy"] == 100 > result["psnr_darken"]
+    assert (result["worse_copy"], result["worse_darken"]) == (0, 1)
