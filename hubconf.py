@@ -7,7 +7,7 @@ Each returns the student as a `torch.nn.Module` in eval mode: blurry (B, 3, H, W
 from main_sharpening_script import SHIPPED_STUDENTS, SEUNet, load_student
 
 dependencies = ["torch", "torchvision", "numpy", "PIL", "natsort", "tqdm", "skimage", "tyro"]
-dependencies += ["torchmetrics", "tensorboard", "av"]
+dependencies += ["torchmetrics", "tensorboard", "av", "tifffile", "imagecodecs", "simplejpeg"]
 
 
 def standard() -> SEUNet:

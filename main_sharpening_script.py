@@ -27,8 +27,9 @@ Sections, in the order in which they run:
     Losses                        Inference on files, demo, main
 
 What the system stands on is in the package `sharpening`: devices and processes (runtime), folders
-and crops (image_pairs), worker processes (loading), synthetic_blur, muon, run_log,
-openvino_backend, pictures and videos as files (file_inference, media_files), and live.
+and crops (image_pairs), worker processes (loading), synthetic_blur, muon, run_log, files of weights
+(checkpoints), how far a training is (progress), openvino_backend, pictures and videos as files
+(file_inference, media_files, metadata, video_files), and live.
 """
 
 import argparse
@@ -36,14 +37,11 @@ import contextlib
 import copy
 import dataclasses
 import functools
-import io
 import itertools
 import json
 import math
 import os
-import pickle
 import signal
-import struct
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -70,6 +68,15 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from tqdm import tqdm
 
 from sharpening import SharpeningError, __version__
+from sharpening.checkpoints import (
+    UNREADABLE,
+    load_checkpoint,
+    load_strictly,
+    network_weights,
+    reason,
+    save_checkpoint,
+    unwrapped,
+)
 from sharpening.file_inference import FileSettings, plan_jobs, sharpen_files
 from sharpening.image_arrays import to_rgb
 from sharpening.image_pairs import (
@@ -83,10 +90,11 @@ from sharpening.image_pairs import (
     same_crop,
 )
 from sharpening.live import LiveConfig, fastest, run_live
-from sharpening.loading import item_or_error, loaded_items, make_loader
+from sharpening.loading import LoadedItems, item_or_error, make_loader
 from sharpening.media_files import atomic_write
 from sharpening.muon import MuonAndAdam
 from sharpening.openvino_backend import OpenVinoNet, openvino_model, quantised
+from sharpening.progress import Plan, Progress
 from sharpening.run_log import RunLog
 from sharpening.runtime import (
     SIDE_BY_SIDE,
@@ -98,6 +106,7 @@ from sharpening.runtime import (
     seconds_per_call,
     side_by_side,
     start_runtime,
+    thread_pool,
 )
 from sharpening.settings import Limits, check_limits, stored_config, to_dict
 from sharpening.synthetic_blur import DEMO_BLUR, DegradationConfig, degrade, generators_for
@@ -332,6 +341,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_limits(self, LIMITS["train"], "train.")
+        if self.lowest_rate > self.learning_rate:
+            raise ValueError(
+                f"train.lowest_rate ({self.lowest_rate:g}) must not exceed train.learning_rate "
+                f"({self.learning_rate:g})"
+            )
 
 
 LARGEST_TILE = 1024
@@ -523,11 +537,24 @@ class EvaluationImages(Dataset):
     def __getitem__(self, index: int) -> tuple[int, np.ndarray, np.ndarray] | SharpeningError:
         return item_or_error(self.item, index)
 
-    def item(self, index: int) -> tuple[int, np.ndarray, np.ndarray]:
+    def read(self, index: int) -> tuple[np.ndarray, ...]:
+        """Blurred and sharp image as the files have them."""
         blurry, sharp = read_pair(self.pairs[index])
         if min(sharp.shape[:2]) < 11:
             path = self.pairs[index].sharp
             raise SharpeningError(f"{path} is smaller than SSIM's window of 11 pixels: remove it")
+        return blurry, sharp
+
+    def check(self, runtime: Runtime) -> None:
+        """Read each image once: one that cannot be read stops a training before it begins."""
+        share = range(runtime.rank, len(self), runtime.world)
+        with thread_pool(4) as pool:
+            read = pool.map(lambda index: len(self.read(index)), share)  # the pixels go
+            for _ in tqdm(read, "check test images", len(share), disable=not runtime.is_main):
+                pass
+
+    def item(self, index: int) -> tuple[int, np.ndarray, np.ndarray]:
+        blurry, sharp = self.read(index)
         if self.pairs[index].blurry is None:
             image = torch.from_numpy(sharp).permute(2, 0, 1)[None].float() / 255
             image = degrade(image, generators_for(2**31, [index]), self.degradation)
@@ -536,9 +563,9 @@ class EvaluationImages(Dataset):
 
 
 def micro_batches(images: int, start: int, runtime: Runtime) -> Iterator[range]:
-    """Endless draws of this process: micro-batch m of all processes together is a run of draws."""
-    for micro in itertools.count(start):
-        first = (micro * runtime.world + runtime.rank) * images
+    """Endless draws of this process from draw `start` on: the micro-batches that the processes load
+    at the same time are together a run of draws."""
+    for first in itertools.count(start + runtime.rank * images, runtime.world * images):
         yield range(first, first + images)
 
 
@@ -551,7 +578,7 @@ def join_items(items: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...] | Sharpeni
 def training_batches(
     dataset: GoProSharpeningDataset, start: int, runtime: Runtime
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Endless uint8 batches from micro-batch `start` on, decoded in advance by the workers."""
+    """Endless uint8 batches from draw `start` on, decoded in advance by the workers."""
     config = dataset.config
     images = config.batch_size // config.crops_per_image
     loader = make_loader(
@@ -562,7 +589,7 @@ def training_batches(
         pin_memory=runtime.device.type == "cuda",
         prefetch_factor=4 if config.workers else None,
     )
-    return loaded_items(loader)
+    return LoadedItems(loader)
 
 
 def prepare_batch(
@@ -709,53 +736,6 @@ class SEUNet(nn.Module):
 # Checkpoints
 # --------------------------------------------------------------------------------------------------
 
-UNREADABLE = (
-    pickle.UnpicklingError, struct.error, ArithmeticError, AssertionError, AttributeError, EOFError,
-    LookupError, OSError, RuntimeError, TypeError, ValueError,
-)  # fmt: skip
-"""What `torch.load` raises on a file that is damaged or something else."""
-
-
-def reason(error: BaseException) -> str:
-    """Why, in one line. PyTorch's own text for a foreign file would advise to run its code."""
-    if isinstance(error, pickle.UnpicklingError):
-        return "it is no file of weights"
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def save_checkpoint(path: Path, payload: dict[str, Any]) -> None:
-    """`torch.save` under a temporary name, then a rename: an interruption leaves the old file.
-    Raises `MediaError` if the file system refuses."""
-    whole = io.BytesIO()  # what torch.save raises on a full disk is no OSError
-    torch.save(payload, whole)
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(whole.getvalue())  # getbuffer in a traceback ends Python 3.12
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint, on the CPU, without running code that it may hold."""
-    if not path.is_file():
-        raise SharpeningError(f"there is no checkpoint {path}: check the path, or train first")
-    try:
-        payload = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        raise SharpeningError(
-            f"{path} is no readable checkpoint ({reason(error)}): it may be cut short; download or "
-            "copy it again, or give another"
-        ) from error
-    if not isinstance(payload, dict):
-        raise SharpeningError(f"{path} holds a {type(payload).__name__}, not a checkpoint")
-    return payload
-
-
-def network_weights(payload: dict[str, Any]) -> dict[str, Tensor]:
-    """The state dict in a checkpoint of this or another training script: the averaged weights if
-    there are any."""
-    names = ("ema", "params_ema", "params", "state_dict")
-    weights = next((payload[key] for key in names if isinstance(payload.get(key), dict)), payload)
-    tensors = ((name, value) for name, value in weights.items() if isinstance(value, Tensor))
-    return {name.removeprefix("module."): value for name, value in tensors}
-
 
 def network_payload(net: nn.Module, **more: Any) -> dict[str, Any]:
     """What a checkpoint of a network holds: its weights, and a student's settings, which rebuild
@@ -775,25 +755,6 @@ def load_student(path: Path) -> SEUNet:
     student = SEUNet(stored_config(StudentConfig, payload["student"], path))
     load_strictly(student, network_weights(payload), path)
     return student.eval().requires_grad_(False)
-
-
-def load_strictly(net: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    """`load_state_dict` that names the file and the first keys that differ, or that are not
-    finite: a back end in 8 bits would turn those into black pictures."""
-    own = {name: value.shape for name, value in net.state_dict().items()}
-    theirs = {name: value.shape for name, value in weights.items()}
-    if differing := [n for n in own.keys() | theirs.keys() if own.get(n) != theirs.get(n)]:
-        shown = ", ".join(sorted(differing)[:4])
-        raise SharpeningError(
-            f"{path} does not fit {type(net).__name__}: {len(differing)} entries differ, such as "
-            f"{shown}; it belongs to another architecture or other sizes"
-        )
-    if broken := [name for name, value in weights.items() if not value.isfinite().all()]:
-        raise SharpeningError(
-            f"{path} is damaged: {len(broken)} of its weights are not finite, such as {broken[0]}; "
-            "take an earlier checkpoint"
-        )
-    net.load_state_dict(weights)
 
 
 def default_checkpoint(config: Config) -> Path:
@@ -999,9 +960,7 @@ def restormer_sizes(weights: dict[str, Tensor]) -> dict[str, Any]:
     def count(stage: str) -> int:
         return len({name.split(".")[1] for name in weights if name.startswith(f"{stage}.")})
 
-    dim, channels = weights["patch_embed.proj.weight"].shape[:2]
-    if channels != 3:
-        raise KeyError(f"RGB input, but {channels} channels")
+    dim = weights["patch_embed.proj.weight"].shape[0]
     hidden = [weights[f"{stage}.0.ffn.project_out.weight"].shape[1] for stage in stages]
     # int(width * expansion) is known at every level, which bounds the expansion on both sides.
     bounds = [(h / (dim * 2**i), (h + 1) / (dim * 2**i)) for i, h in enumerate(hidden)]
@@ -1029,7 +988,13 @@ def restormer_from_weights(path: Path) -> Restormer:
             "https://github.com/swz30/Restormer/releases and put it there, or give others with "
             "--teacher.weights; --demo runs with a small teacher that ships"
         )
-    weights = network_weights(load_checkpoint(path))
+    first = "patch_embed.proj.weight"
+    weights = unwrapped(network_weights(load_checkpoint(path)), first)
+    if first in weights and (channels := weights[first].shape[1]) != 3:
+        raise SharpeningError(
+            f"{path} is a Restormer for images of {channels} channels, and these have 3: give one "
+            "for RGB as --teacher.weights, such as the released motion_deblurring.pth"
+        )
     try:
         teacher = Restormer(**restormer_sizes(weights))
     except (KeyError, AttributeError, IndexError) as error:
@@ -1321,7 +1286,8 @@ def sharpen_tiled(
 def to_tensor(image: np.ndarray, device: torch.device) -> Tensor:
     """(H, W, 3) uint8 or uint16 -> (1, 3, H, W) float32 in [0, 1], channels-last."""
     peak = np.iinfo(image.dtype).max
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)[None]
+    writable = np.require(image, requirements=["C", "W"])  # PyTorch warns of other arrays
+    pixels = torch.from_numpy(writable).to(device).permute(2, 0, 1)[None]
     return pixels.float().div_(peak)
 
 
@@ -1524,30 +1490,37 @@ def evaluate_quality(
     """Mean PSNR and SSIM over the test images, of the blurred input and of each result, and the
     share of images whose PSNR falls.
 
-    RGB, rounded to uint8, whole images at native size, mean over images. The images are shared out
-    over the processes; sums and counts are added up. The first sharpener's results and a strip
-    `blurry | results | sharp` go to `folder`.
+    RGB, rounded to uint8, whole images at native size, mean over the images that are blurred: the
+    PSNR of equal images is infinite, so those whose input is the sharp image are only counted, as
+    `not_blurred`. The images are shared out over the processes; sums and counts are added up. The
+    first sharpener's results and a strip `blurry | results | sharp` go to `folder`.
     """
     share = range(runtime.rank, len(images), runtime.world)
     loader = make_loader(images, min(2, workers), batch_size=None, sampler=share)
     measures = ("psnr", "ssim", "worse")
     sums = dict.fromkeys((f"{m}_{name}" for name in ("blurry", *sharpeners) for m in measures), 0.0)
-    with contextlib.closing(loaded_items(loader)) as rows:
+    blurred = 0
+    with contextlib.closing(LoadedItems(loader)) as rows:
         bar = tqdm(rows, "evaluate", len(share), disable=not runtime.is_main, leave=False)
         for index, blurry, sharp in bar:
             blurry, sharp = blurry.numpy(), sharp.numpy()  # the loader hands over tensors
             shown = {"blurry": blurry, **{name: do(blurry) for name, do in sharpeners.items()}}
-            before = psnr(blurry, sharp)
+            if folder is not None:
+                save_strip(folder / images.pairs[index].name, [*shown.values(), sharp])
+            if np.array_equal(blurry, sharp):
+                continue
+            blurred, before = blurred + 1, psnr(blurry, sharp)
             for name, image in shown.items():
                 after = psnr(image, sharp)
                 sums[f"psnr_{name}"] += after
                 sums[f"ssim_{name}"] += ssim(image, sharp)
                 sums[f"worse_{name}"] += after < before
-            if folder is not None:
-                save_strip(folder / images.pairs[index].name, [*shown.values(), sharp])
-    count, *totals = runtime.total([len(share), *sums.values()])
+    count, *totals = runtime.total([blurred, *sums.values()])
+    if not count:
+        raise SharpeningError("every test image equals its blurred one: nothing can be measured")
     made = sum(pair.blurry is None for pair in images.pairs)
-    counts = {"images": int(count), "blurred_synthetically": made}
+    counts = {"images": len(images), "not_blurred": len(images) - int(count)}
+    counts |= {"blurred_synthetically": made}
     return counts | {n: t / count for n, t in zip(sums, totals, strict=True)}
 
 
@@ -1600,6 +1573,8 @@ def evaluate(config: Config, runtime: Runtime) -> dict[str, Any]:
 def print_table(result: dict[str, Any], names: Sequence[str]) -> None:
     """The figures of `evaluate` for people."""
     print(f"\n{result['images']} test images      PSNR dB     SSIM  worse than blurry")
+    if result["not_blurred"]:
+        print(f"  without {result['not_blurred']} that are not blurred: both images are equal")
     for name in names:
         print(f"  {name:<18} {result[f'psnr_{name}']:8.2f} {result[f'ssim_{name}']:8.4f}", end="")
         print("" if name == "blurry" else f"{100 * result[f'worse_{name}']:7.0f} %")
@@ -1651,18 +1626,22 @@ def build_optimizer(
     return torch.optim.Adam(parameters, config.learning_rate, (0.9, 0.99))
 
 
+def make_plan(config: Config, images: int, world: int) -> Plan:
+    """The plan for a number of training images and of processes."""
+    per_image, epochs = config.data.crops_per_image, config.train.epochs
+    crops = config.data.batch_size * config.train.accumulation * world
+    per_epoch = config.train.steps_per_epoch or math.ceil(images * per_image / crops)
+    return Plan(images, crops // per_image, crops, per_epoch, epochs)
+
+
 @dataclass
-class TrainState:
+class TrainState(Progress):
     """All that changes during training, and so all that a resumed run needs."""
 
     trainee: Trainee
     ema: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    step: int = 0
-    evaluated: int = 0
-    """The last step after which the network was evaluated."""
-    best: float = -math.inf
 
     def payload(self, config: Config) -> dict[str, Any]:
         """What last.pth holds; like every checkpoint also `student` and `params`."""
@@ -1672,16 +1651,14 @@ class TrainState:
             projections=self.trainee.projections.state_dict(),
             optimizer=self.optimizer.state_dict(),
             scaler=self.scaler.state_dict(),
-            step=self.step,
-            evaluated=self.evaluated,
-            best=self.best,
             config=to_dict(config),
+            **self.done(),
         )
 
     def restore(self, path: Path) -> None:
         """Go back to what last.pth holds."""
         payload = load_checkpoint(path)
-        needed = {"params", "ema", "projections", "optimizer", "scaler", "step", "best"}
+        needed = {"params", "ema", "projections", "optimizer", "scaler", *self.done()}
         if missing := needed - payload.keys():
             raise SharpeningError(
                 f"{path} cannot be resumed, it lacks {', '.join(sorted(missing))}: give the folder "
@@ -1705,7 +1682,7 @@ class TrainState:
         self.optimizer.load_state_dict(payload["optimizer"])
         if payload["scaler"]:  # empty if the run was not in fp16
             self.scaler.load_state_dict(payload["scaler"])
-        self.step, self.best, self.evaluated = (payload[k] for k in ("step", "best", "evaluated"))
+        self.go_back(payload)
 
 
 def fresh_state(
@@ -1718,7 +1695,11 @@ def fresh_state(
     torch.manual_seed(config.train.seed)
     net, given = build(config), config.train.initial_weights
     if given and not config.resume:
-        load_strictly(net, network_weights(load_checkpoint(given)), given)
+        advice = (
+            "a student's sizes come with --train.initial-weights: leave out --size and --student; "
+            "of a file without sizes give them"
+        )
+        load_strictly(net, network_weights(load_checkpoint(given)), given, advice)
     trainee = Trainee(net, teacher if config.loss.feature else None)
     trainee = trainee.to(runtime.device, memory_format=torch.channels_last)
     ema = copy.deepcopy(trainee.net).eval().requires_grad_(False)
@@ -1749,19 +1730,19 @@ def prepare_training(
         teacher = restormer_from_weights(config.teacher.weights).to(runtime.device)
     if config.loss.perceptual:
         vgg = VggFeatures(config.loss.vgg_weights).to(runtime.device)
+    images.check(runtime)
     dataset = GoProSharpeningDataset(pairs, config.data, config.train.seed)
     state = fresh_state(config, teacher, runtime, build)
     if config.resume:
         state.restore(last)
+    if change := state.follow(make_plan(config, len(dataset), runtime.world)):
+        runtime.say(change)
+    if state.plan.steps <= config.train.warmup_steps:
+        runtime.say(
+            f"the training ends in its warm-up: it has {state.plan.steps} steps, and the learning "
+            f"rate rises for --train.warmup-steps {config.train.warmup_steps}"
+        )
     return dataset, images, teacher, vgg, state
-
-
-def plan_steps(config: Config, images: int, world: int) -> tuple[int, int]:
-    """(optimizer steps per epoch, of the whole training) for a number of training images."""
-    crops = config.data.batch_size * config.train.accumulation * world
-    per_epoch = config.train.steps_per_epoch
-    per_epoch = per_epoch or math.ceil(images * config.data.crops_per_image / crops)
-    return per_epoch, per_epoch * config.train.epochs
 
 
 def teach(
@@ -1801,40 +1782,48 @@ def train(
     settings = config.train
     dataset, images, teacher, vgg, state = prepare_training(config, runtime, build)
     model = runtime.wrap(state.trainee, settings.compile)
-    steps_per_epoch, steps = plan_steps(config, len(dataset), runtime.world)
-    first_micro = state.step * settings.accumulation
+    plan, last_step = state.plan, state.step + state.plan.steps - state.position
     runtime.say(
         f"{len(dataset.real)} real training pairs, {len(dataset.synthetic)} images blurred "
-        f"synthetically, {steps} steps in {settings.epochs} epochs, "
+        f"synthetically, {plan.steps} steps in {settings.epochs} epochs, "
         f"{parameters(state.trainee.net) / 1e6:.2f} M parameters, {runtime.device_name}, "
         f"{runtime.precision}"
     )
 
     def save() -> None:
+        state.unlogged = log.unwritten()
         last = settings.folder / "last.pth"
         runtime.on_main(lambda: save_checkpoint(last, state.payload(config)))
 
     def evaluate_when_due() -> None:
-        due = state.step % (settings.evaluate_every * steps_per_epoch) == 0 or state.step == steps
-        if due and state.evaluated < state.step:
-            evaluate_training(state, images, config, runtime, log)
+        if state.ends_epochs(settings.evaluate_every) and state.evaluated < state.step:
+            with stop.interruptible():
+                evaluate_training(state, images, config, runtime, log)
             save()
 
-    log_settings = (settings.log_every, config.data.batch_size, runtime)
+    def leave() -> None:
+        save()
+        runtime.say(
+            f"stopped after step {state.step} of {last_step}; go on with --resume "
+            f"--train.folder {settings.folder}"
+        )
+
+    log_settings = (settings.log_every, config.data.batch_size, runtime, state.unlogged)
     with (
         StopSignal(runtime) as stop,
-        RunLog(settings.folder, steps, state.step, *log_settings) as log,
-        contextlib.closing(load(dataset, first_micro, runtime)) as batches,
+        RunLog(settings.folder, last_step, state.step, *log_settings) as log,
+        contextlib.closing(load(dataset, state.drawn, runtime)) as batches,
+        stop.leaving(leave),
     ):
         evaluate_when_due()  # of given weights, or where the run was interrupted in an evaluation
-        while state.step < steps:
-            rate = learning_rate(state.step, steps, settings)
+        while state.position < plan.steps:
+            rate = learning_rate(state.position, plan.steps, settings)
             for group in state.optimizer.param_groups:
                 group["lr"] = rate
 
             losses = []
             for micro in range(settings.accumulation):
-                with log.waiting():
+                with log.waiting(), stop.interruptible():
                     batch = next(batches)
                 blurry, sharp, stored = prepare_batch(
                     batch, config.degradation, settings.seed, runtime.device
@@ -1856,26 +1845,19 @@ def train(
             state.scaler.step(state.optimizer)
             state.scaler.update()
             state.optimizer.zero_grad(set_to_none=True)
-            state.step += 1
+            state.advance()
             update_ema(state.ema, state.trainee.net, ema_decay(state.step, settings.ema_decay))
 
             log.step(state.step, rate)
-            leaving = stop.wanted()
+            stop.check()
             with log.paused():
-                ends = (settings.save_every, steps_per_epoch)
-                if leaving or any(state.step % end == 0 for end in ends):
-                    save()  # before evaluating, where a test image may be unreadable
-                if not leaving:
-                    evaluate_when_due()
-            if leaving:
-                runtime.say(
-                    f"stopped after step {state.step} of {steps}; go on with --resume "
-                    f"--train.folder {settings.folder}"
-                )
-                raise SystemExit(128 + (stop.number or signal.SIGTERM))
+                if any(state.position % end == 0 for end in (settings.save_every, plan.per_epoch)):
+                    save()  # before evaluating, which can be interrupted
+                evaluate_when_due()
 
     final = settings.folder / f"student_model_ema_final_epoch_{settings.epochs:03d}.pth"
-    runtime.on_main(lambda: save_checkpoint(final, network_payload(state.ema, step=state.step)))
+    payload = network_payload(state.ema, step=state.step, config=to_dict(config))
+    runtime.on_main(lambda: save_checkpoint(final, payload))
     runtime.say(f"final weights: {final}")
     return final
 
@@ -1894,11 +1876,12 @@ def evaluate_training(
         f"{result['psnr_blurry']:.2f}), SSIM {result['ssim_restored']:.4f} "
         f"(blurry {result['ssim_blurry']:.4f})"
     )
-    state.evaluated = state.step
-    if result["psnr_restored"] > state.best:
-        state.best = result["psnr_restored"]
-        payload = network_payload(state.ema, step=state.step, psnr=state.best)
-        runtime.on_main(lambda: save_checkpoint(config.train.folder / "best.pth", payload))
+    if (score := result["psnr_restored"]) > state.best:
+        more = {"step": state.step, "psnr": score, "config": to_dict(config)}
+        best = config.train.folder / "best.pth"
+        runtime.on_main(lambda: save_checkpoint(best, network_payload(state.ema, **more)))
+        state.best = score
+    state.evaluated = state.step  # last, because Ctrl-C may come in between
 
 
 # --------------------------------------------------------------------------------------------------
@@ -1972,13 +1955,39 @@ MODES = {
 """Flag -> the modes that it is for, and what to do about it in another."""
 
 
+FOLDERS = ("root", "blurred_names", "sharp_names")
+"""Settings of `data` that, with those of `degradation`, say what the test images are."""
+
+
+def with_test_images_of(path: Path, default: Config) -> Config:
+    """`default` with the test images of the training that wrote the checkpoint `path`."""
+    stored = load_checkpoint(path).get("config")
+    if stored is None:
+        return default
+    run = stored_config(Config, stored, path)
+    default = DEMO if run.demo else default
+    names = {name: getattr(run.data, name) for name in FOLDERS}
+    data = dataclasses.replace(default.data, **names)
+    return dataclasses.replace(default, data=data, degradation=run.degradation)
+
+
+def differing(config: Config, other: Config) -> str:
+    """The settings of the test images that `config` has otherwise than `other`."""
+    ours, theirs = (
+        {f"data.{name}": getattr(each.data, name) for name in FOLDERS}
+        | {f"degradation.{k}": v for k, v in dataclasses.asdict(each.degradation).items()}
+        for each in (config, other)
+    )
+    return ", ".join(f"{name} {value}" for name, value in ours.items() if value != theirs[name])
+
+
 def default_config(arguments: Sequence[str]) -> Config:
-    """The defaults of a command line: --demo, --resume, --size, --train.initial-weights and
-    --teacher.no-enabled change those of the other flags."""
+    """The defaults of a command line: --demo, --resume, --evaluate, --size,
+    --train.initial-weights and --teacher.no-enabled change those of the other flags."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in ("--demo", "--resume"):
+    for flag in ("--demo", "--resume", "--evaluate"):
         parser.add_argument(flag, action="store_true")
-    for flag in ("--size", "--train.folder", "--train.initial-weights"):
+    for flag in ("--size", "--train.folder", "--train.initial-weights", "--checkpoint"):
         parser.add_argument(flag, flag.replace("-w", "_w"), dest=flag)
     parser.add_argument("--teacher.no-enabled", dest="untaught", action="store_true")
     given = vars(parser.parse_known_args(arguments)[0])
@@ -1994,6 +2003,12 @@ def default_config(arguments: Sequence[str]) -> Config:
         default = stored_config(Config, stored, folder / "last.pth")
         train = dataclasses.replace(default.train, folder=folder)  # it may have been copied
         default = dataclasses.replace(default, train=train)
+    elif given["evaluate"] and not given["demo"]:
+        folder = Path(given["--train.folder"] or default.train.folder)
+        train = dataclasses.replace(default.train, folder=folder)
+        wanted = given["--checkpoint"] and Path(given["--checkpoint"])
+        path = default_checkpoint(dataclasses.replace(default, checkpoint=wanted, train=train))
+        default = with_test_images_of(path, default)
     elif weights and "student" in (payload := load_checkpoint(Path(weights))):
         student = stored_config(StudentConfig, payload["student"], Path(weights))
         default = dataclasses.replace(default, student=student)
@@ -2013,6 +2028,10 @@ def read_config(arguments: Sequence[str] | None = None) -> Config:
         raise SystemExit(0)
     default = default_config(arguments)
     config = tyro.cli(Config, args=arguments, default=default, description=__doc__)
+    if config.evaluate:
+        stored, flags = differing(default, Config()) or "none", differing(config, default) or "none"
+        path = default_checkpoint(config)
+        print(f"settings of the test images: from {path}: {stored}; from flags: {flags}")
     mode = next((f"--{m}" for m in ("infer", "evaluate", "live") if getattr(config, m)), "training")
     for flag, (modes, advice) in MODES.items():
         if getattr(config, flag) != getattr(Config, flag) and mode not in modes:

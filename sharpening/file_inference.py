@@ -33,15 +33,15 @@ from sharpening.media_files import (
     MediaError,
     Picture,
     format_name,
-    frame_count_hint,
     read_picture,
-    transform_video,
+    remove_abandoned,
     unreachable,
     write_picture,
     written_layout,
 )
 from sharpening.runtime import SIDE_BY_SIDE, Runtime, prefetch, side_by_side, thread_pool
 from sharpening.settings import check_limits
+from sharpening.video_files import transform_video
 
 Sharpen = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 """Images of one size, (H, W, 3) uint8 or uint16 -> sharpened ones of the same size and type."""
@@ -105,7 +105,8 @@ def plan_jobs(
     known but not read (`FOREIGN_PICTURES`) are problems. Hidden files are left alone. `format` (an
     extension) applies to images. Videos keep a container that holds H.264, others become .mkv. If
     two sources would get the same target, their extensions tell the targets apart: a.png and a.jpg
-    become a_png.webp and a_jpg.webp.
+    become a_png.webp and a_jpg.webp. Unfinished files that a killed run left beside the targets are
+    removed.
 
     Raises `MediaError` if there is no such source, if it holds no images or videos, if `output`
     cannot be a folder, or if the outputs would be read as inputs. What concerns one file alone is
@@ -144,6 +145,8 @@ def plan_jobs(
             problems.append(unreachable(error.filename, error))
     if not (jobs or finished or problems):
         raise MediaError(source, "holds no images or videos: check the path")
+    for folder in dict.fromkeys(job.target.parent for job in jobs):
+        remove_abandoned(folder)
     return Plan(jobs, finished, problems, ignored)
 
 
@@ -294,7 +297,12 @@ def summary(plan: Plan, ended: int, failed: int) -> str:
         "already finished (--overwrite does them again)": len(plan.finished),
         "neither image nor video": len(plan.ignored),
     }
-    return ", ".join(f"{n} {what}" for what, n in counts.items() if n or what == "sharpened")
+    told = [f"{n} {what}" for what, n in counts.items() if n or what == "sharpened"]
+    if plan.ignored:
+        names = [path.name.encode("utf-8", "replace").decode() for path in plan.ignored]
+        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+        told[-1] += f" ({', '.join(names[:10])}{more})"
+    return ", ".join(told)
 
 
 @dataclass
@@ -402,15 +410,19 @@ class FileRun:
 
     def video(self, job: Job) -> None:
         """Sharpen one video; a few batches of frames are in memory at a time."""
-        total = frame_count_hint(job.source)
         name = job.source.name.encode("utf-8", "replace").decode()[:40]
-        bar = tqdm(total=total, desc=name, unit="frame", disable=self.quiet)
+        bar = tqdm(desc=name, unit="frame", disable=self.quiet)
+
+        def show(_: int, expected: int | None) -> None:
+            bar.total = expected
+            bar.update()
+
         with side_by_side(self.runtime) as pool, bar:
             report = transform_video(
                 job.source,
                 job.target,
                 functools.partial(self.frames, pool),
                 crf=self.settings.crf,
-                progress=bar.update,
+                progress=show,
             )
         self.warn(job, report.notes)

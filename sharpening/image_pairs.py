@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -151,8 +151,7 @@ def add_teacher_results(pairs: Sequence[Pair], folder: Path, synthetic_share: fl
         )
     images = (path for path in folder.rglob("*") if is_image(path.name))
     results = {path.relative_to(folder).with_suffix("").as_posix(): path for path in images}
-    log = folder / RESULTS_LOG
-    made_from = json.loads(log.read_text())["made_from"] if log.is_file() else {}
+    made_from = results_log(folder).get("made_from", {})
     missing = [pair.name for pair in real if pair.name not in results]
     stale = [p.name for p in real if p.name in made_from and made_from[p.name] != stamp(p.blurry)]
     for names, what in (
@@ -169,6 +168,18 @@ def add_teacher_results(pairs: Sequence[Pair], folder: Path, synthetic_share: fl
 
 RESULTS_LOG = "results.json"
 """File beside a teacher's results that says from which files they were made; optional."""
+
+
+def results_log(folder: Path) -> dict[str, Any]:
+    """What `RESULTS_LOG` in `folder` says; {} without one."""
+    path = folder / RESULTS_LOG
+    try:
+        return json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as error:
+        raise SharpeningError(
+            f"{path} is damaged ({error}): run tools/teacher_cache.py again, which keeps the "
+            "results that are finished"
+        ) from error
 
 
 def stamp(path: Path) -> list[int]:

@@ -1,10 +1,10 @@
-"""Images and videos, read and written as they are. Nothing here knows a network.
+"""Pictures, read and written as they are. Nothing here knows a network.
 
     picture = read_picture("holiday.jpg")                 # upright, (H, W, 3) uint8 or uint16
     write_picture(picture, sharpen(picture.rgb), "out/holiday.jpg")
-    report = transform_video("clip.mp4", "sharp/clip.mp4", sharpen_frames)
 
-Read from top to bottom: errors and tables, reading pictures, writing pictures, video.
+Read from top to bottom: errors and tables (also those of video_files.py), reading, writing. The
+bytes of EXIF, XMP and colour profiles are the matter of metadata.py.
 
 Every failure that belongs to one file is a `MediaError`, so a caller can go on with the next
 file. Everything is written under a hidden temporary name in the target's folder, flushed to disk
@@ -18,20 +18,25 @@ import re
 import struct
 import uuid
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from itertools import accumulate, chain
+from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import av
 import numpy as np
-from av.video.reformatter import Interpolation
+import simplejpeg
 from PIL import Image, ImageCms, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
-from sharpening import SharpeningError
+from sharpening import SharpeningError, metadata
+from sharpening.metadata import UnknownColours
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 # ----------------------------------------------------------------------------------------------
 # Errors and tables
@@ -43,13 +48,17 @@ PARTIAL = ".partial-"  # begins the name of every unfinished file; hidden, so ne
 # Extension -> Pillow's name. PostScript, PDF and WMF are left out: reading them runs programs.
 IMAGE_FORMATS = {
     ".png": "PNG", ".apng": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG",
-    ".jfif": "JPEG", ".mpo": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF",
-    ".bmp": "BMP", ".dib": "DIB", ".gif": "GIF", ".avif": "AVIF", ".jp2": "JPEG2000",
-    ".j2k": "JPEG2000", ".jpx": "JPEG2000", ".ppm": "PPM", ".pgm": "PPM", ".pbm": "PPM",
-    ".pnm": "PPM", ".tga": "TGA", ".pcx": "PCX", ".ico": "ICO", ".sgi": "SGI", ".qoi": "QOI",
+    ".jfif": "JPEG", ".mpo": "JPEG", ".jps": "JPEG", ".insp": "JPEG", ".webp": "WEBP",
+    ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP", ".dib": "DIB", ".gif": "GIF",
+    ".avif": "AVIF", ".avifs": "AVIF", ".jp2": "JPEG2000", ".j2k": "JPEG2000",
+    ".j2c": "JPEG2000", ".jpc": "JPEG2000", ".jpf": "JPEG2000", ".jpx": "JPEG2000",
+    ".ppm": "PPM", ".pgm": "PPM", ".pbm": "PPM", ".pnm": "PPM", ".tga": "TGA", ".pcx": "PCX",
+    ".ico": "ICO", ".sgi": "SGI", ".rgb": "SGI", ".rgba": "SGI", ".bw": "SGI", ".qoi": "QOI",
     ".dds": "DDS", ".psd": "PSD", ".xpm": "XPM", ".ras": "SUN",
 }  # fmt: skip
 READABLE = tuple(dict.fromkeys(IMAGE_FORMATS.values()))
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PROFILES_IN_TEXT = (b"exif", b"APP1", b"xmp")  # hidden in texts of a PNG by older programs
 
 # Layouts that survive a round trip through each format which Pillow can write.
 WRITABLE = {
@@ -73,8 +82,6 @@ LAYOUTS = {
 }  # fmt: skip
 ICC_SPACES = {"L": b"GRAY", "LA": b"GRAY", "RGB": b"RGB ", "RGBA": b"RGB ", "CMYK": b"CMYK"}
 
-ORIENTATION, EXIF, GPS = 0x0112, 0x8769, 0x8825  # a tag and two directories of EXIF
-
 # What decoders raise on damaged files, besides the errors of the file system.
 DECODER_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError,
@@ -82,19 +89,27 @@ DECODER_ERRORS = (
 )  # fmt: skip
 
 FOREIGN_PICTURES = (
-    ".heic", ".heif", ".jxl", ".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf", ".orf", ".rw2",
+    ".heic", ".heif", ".heics", ".heifs", ".hif", ".jxl", ".jxr", ".wdp", ".exr", ".hdr", ".pfm",
+    ".psb", ".3fr", ".arw", ".bay", ".cap", ".cr2", ".cr3", ".crw", ".dcr", ".dcs", ".dng",
+    ".drf", ".eip", ".erf", ".fff", ".gpr", ".iiq", ".k25", ".kdc", ".mef", ".mos", ".mrw",
+    ".nef", ".nrw", ".orf", ".pef", ".ptx", ".pxn", ".raf", ".rw2", ".rwl", ".rwz", ".sr2",
+    ".srf", ".srw", ".x3f",
 )  # fmt: skip
 """Pictures of phones and cameras that are not read: reported as failures, never passed over. Raw
 files often begin with a small preview in TIFF, which must not be taken for the picture."""
 
 # Containers that hold H.264 with exact frame times -> FFmpeg's name; others become .mkv.
 CONTAINERS = {
-    ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".3gp": "3gp",
-    ".ts": "mpegts", ".mts": "mpegts", ".m2ts": "mpegts", ".flv": "flv",
+    ".mp4": "mp4", ".m4v": "mp4", ".lrv": "mp4", ".insv": "mp4", ".mov": "mov", ".qt": "mov",
+    ".mkv": "matroska", ".mk3d": "matroska", ".3gp": "3gp", ".3g2": "3g2", ".ts": "mpegts",
+    ".mts": "mpegts", ".m2ts": "mpegts", ".m2t": "mpegts", ".flv": "flv",
 }  # fmt: skip
 VIDEO_SUFFIXES = frozenset(CONTAINERS) | {
-    ".webm", ".avi", ".wmv", ".mpg", ".mpeg", ".ogv", ".vob", ".asf", ".mxf", ".y4m", ".h264",
-    ".hevc",
+    ".264", ".265", ".360", ".amv", ".asf", ".avc", ".avi", ".braw", ".divx", ".dv", ".dvr-ms",
+    ".evo", ".f4v", ".flc", ".fli", ".gxf", ".h264", ".h265", ".hevc", ".ivf", ".m1v", ".m2p",
+    ".m2v", ".m4p", ".mjpeg", ".mjpg", ".mod", ".mpe", ".mpeg", ".mpg", ".mpv", ".mxf", ".nsv",
+    ".nut", ".obu", ".ogm", ".ogv", ".ogx", ".r3d", ".rm", ".rmvb", ".tod", ".tp", ".trp",
+    ".vc1", ".vob", ".vro", ".webm", ".wmv", ".wtv", ".xvid", ".y4m",
 }  # fmt: skip
 MEDIA_SUFFIXES = VIDEO_SUFFIXES | set(IMAGE_FORMATS) | set(FOREIGN_PICTURES)
 
@@ -132,7 +147,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.exists()  # raises for a name that is too long: now, not after hours of video
-        yield temporary
+        with temporary.open("wb") as file:
+            _is_ours(file)  # for as long as it is open, `remove_abandoned` leaves it
+            yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -144,6 +161,25 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # says less than the error that led here
             temporary.unlink(missing_ok=True)
+
+
+def _is_ours(file: BinaryIO) -> bool:
+    """Lock an unfinished file; False if a program holds it, or nobody can tell."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove the unfinished files in `folder` that programs left behind when they were killed."""
+    for path in folder.glob(f"{PARTIAL}*"):
+        with suppress(OSError), path.open("rb+") as file:
+            if _is_ours(file):
+                path.unlink()
 
 
 # ----------------------------------------------------------------------------------------------
@@ -168,11 +204,11 @@ class Picture:
     format: str
     """Pillow's name for the format, by content and not by extension."""
     exif: bytes = b""
-    """EXIF with the orientation reset (the pixels are upright); camera thumbnails dropped then."""
+    """EXIF as in the file, but with the orientation reset (the pixels are upright)."""
     xmp: bytes = b""
     """XMP packet, its orientation reset."""
     icc: bytes = b""
-    """ICC profile."""
+    """ICC profile: the file's own, or one of the colours that it tells by other means."""
     dpi: tuple[float, float] | None = None
     """Pixels per inch."""
     n_frames: int = 1
@@ -200,10 +236,13 @@ def read_picture(path: str | Path, *, allow_huge: bool = False) -> Picture:
         with path.open("rb") as file:
             if not os.fstat(file.fileno()).st_size:
                 raise MediaError(path, "the file is empty: copy or download it again")
-            with Image.open(file, formats=READABLE) as image:
+            found = _Found(path, file)
+            with Image.open(found.sound, formats=READABLE) as image:
                 if not allow_huge and image.width * image.height > MAX_PIXELS:
                     raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
-                return _decoded_picture(path, file, image)
+                return _decoded_picture(found, image)
+    except UnknownColours as error:
+        raise MediaError(path, str(error)) from error
     except Image.UnidentifiedImageError as error:
         raise MediaError(path, "not an image, or of a kind that cannot be read") from error
     except Image.DecompressionBombError as error:
@@ -215,21 +254,52 @@ def read_picture(path: str | Path, *, allow_huge: bool = False) -> Picture:
         raise MediaError(path, f"damaged or truncated ({error}): get a sound copy") from error
 
 
-def _decoded_picture(path: Path, file: BinaryIO, image: Image.Image) -> Picture:
-    bits = _bits_per_channel(path, file, image)
-    notes = []
+class _Found:
+    """What one file holds beside its pixels, and what is wrong with it."""
+
+    def __init__(self, path: Path, file: BinaryIO):
+        self.path, self.file = path, file
+        self.sound: BinaryIO = file  # what decoders get: the file, or what is sound of it
+        self.notes: list[str] = []
+        self.exif = self.xmp = self.icc = b""
+        self.orientation: int | None = None  # where the format tells it otherwise than by EXIF
+        self.dpi: tuple[float, ...] = ()
+        self.options: dict = {}
+        head = _peek(file, 8)
+        if head.startswith(b"\xff\xd8\xff"):
+            self.jpeg = _checked_jpeg(self)
+        elif head == PNG_SIGNATURE:
+            self.chunks = _checked_png(self)
+
+    def take(self, what: str, read: Callable[..., bytes], *arguments: object) -> bytes:
+        """read(*arguments), or nothing and a note where the block is damaged."""
+        try:
+            return read(*arguments)
+        except DECODER_ERRORS as error:
+            self.notes.append(f"its {what} is damaged and left out ({error})")
+            return b""
+
+    def damaged(self, reason: object) -> MediaError:
+        return MediaError(self.path, f"damaged or truncated ({reason}): get a sound copy")
+
+
+def _decoded_picture(found: _Found, image: Image.Image) -> Picture:
+    bits = _bits_per_channel(found.path, found.file, image)
     n_frames = getattr(image, "n_frames", 1)
     if n_frames > 1:
-        notes.append(f"holds {n_frames} frames or pages: only the first is used")
-    options = _format_options(file, image)
-    stored_orientation = image.tag_v2.get(ORIENTATION, 1) if image.format == "TIFF" else 1
-    image.load()  # for 16-bit colour too: Pillow finds damage that FFmpeg passes over
-    if bits == 16:
-        *planes, layout = _planes_of_16_bits(path, file, image, stored_orientation)
+        found.notes.append(f"holds {n_frames} frames or pages: only the first is used")
+    _take_metadata(found, image)
+    turn = _make_upright(found)
+    if bits == 16 and image.format == "TIFF":
+        *planes, layout = _planes_of_deep_tiff(found)
     else:
-        *planes, layout = _planes_of_8_bits(path, image)
-    orientation, metadata = _metadata(image, notes)
-    rgb, alpha, black = (p if p is None else _upright(p, orientation) for p in planes)
+        image.load()  # for 16-bit colour too: Pillow finds damage that FFmpeg passes over
+        if bits == 16:
+            *planes, layout = _planes_of_16_bits(found, image)
+        else:
+            *planes, layout = _planes_of_8_bits(found, image)
+            turn = 1 if image.format == "TIFF" else turn  # Pillow has turned it
+    rgb, alpha, black = (p if p is None else _upright(p, turn) for p in planes)
     return Picture(
         rgb=rgb,
         alpha=alpha,
@@ -237,10 +307,13 @@ def _decoded_picture(path: Path, file: BinaryIO, image: Image.Image) -> Picture:
         layout=layout,
         mode=image.mode,
         format=image.format.replace("MPO", "JPEG"),  # JPEG with further pictures after the first
+        exif=found.exif,
+        xmp=found.xmp,
+        icc=found.icc,
+        dpi=found.dpi if len(found.dpi) == 2 else None,
         n_frames=n_frames,
-        warnings=tuple(notes),
-        options=options,
-        **metadata,
+        warnings=tuple(found.notes),
+        options=found.options,
     )
 
 
@@ -253,13 +326,13 @@ def _bits_per_channel(path: Path, file: BinaryIO, image: Image.Image) -> Literal
     elif image.format == "TIFF":
         bits = max(8, *image.tag_v2.get(258, (8,)))
         kind = {1: "integer", 2: "signed", 3: "float"}.get(image.tag_v2.get(339, (1,))[0], "odd")
-        if bits == 16:
+        if bits == 16 and kind == "integer":
             _refuse_odd_tiff_of_16_bits(path, image)
     elif image.format == "JPEG2000":
         size_marker = head.find(b"\xff\x4f\xff\x51")
         bits = max(8, (head[size_marker + 42] & 0x7F) + 1)
     elif image.format == "AVIF":
-        bits = 10 if _av1_flags(head) & 0x40 else 8
+        bits = {0x40: 10, 0x60: 12}.get(_av1_flags(head) & 0x60, 8)
     elif image.format == "SGI":
         bits = 8 * head[3]
     elif image.format == "PPM":
@@ -277,9 +350,7 @@ def _bits_per_channel(path: Path, file: BinaryIO, image: Image.Image) -> Literal
 
 
 def _refuse_odd_tiff_of_16_bits(path: Path, image: Image.Image) -> None:
-    """Neither Pillow nor FFmpeg turns these 16-bit TIFFs into grey or RGB, and neither says so."""
-    if 322 in image.tag_v2 and not image.mode.startswith("I;16"):
-        raise MediaError(path, "a tiled 16-bit TIFF: save it in strips, or as PNG, first")
+    """What is neither grey nor RGB, and would not be the same after a way through either."""
     colours = image.tag_v2.get(262, 0)
     if colours not in (1, 2):  # grey with black as zero, RGB
         known = {0: "grey with white as zero", 5: "CMYK"}
@@ -321,21 +392,25 @@ def _peek(file: BinaryIO, size: int) -> bytes:
     return head
 
 
-def _planes_of_8_bits(path: Path, image: Image.Image) -> tuple:
+def _planes_of_8_bits(found: _Found, image: Image.Image) -> tuple:
     """rgb, alpha or None, black or None, layout."""
     layout = LAYOUTS.get(image.mode)
     if layout is None:
-        raise MediaError(path, f"colour mode {image.mode} cannot be kept: convert it to RGB first")
+        reason = f"colour mode {image.mode} cannot be kept: convert it to RGB first"
+        raise MediaError(found.path, reason)
     if image.has_transparency_data and not layout.endswith("A"):
         layout += "A"
+    if image.format in ("BMP", "DIB") and layout == "RGBA" and not image.getextrema()[3][1]:
+        layout = "RGB"  # programs that leave the fourth byte empty do not mean transparency
+    if image.format == "TIFF" and (extra := image.tag_v2.get(277, 1) - len(layout)) > 0:
+        found.notes.append(f"left out: channels besides its colours, {extra}")
     held = image if image.mode == layout else image.convert(layout)
     if layout == "CMYK":
         return _pixels(image.convert("RGB")), None, _pixels(held, 3, 4)[..., 0], layout
     colours = 1 if layout in ("L", "LA") else 3
     rgb = _pixels(held, 0, colours)
     alpha = _pixels(held, colours, colours + 1)[..., 0] if layout.endswith("A") else None
-    profile = image.info.get("icc_profile") or b""
-    if image.mode == "P" and profile[16:20] != b"RGB " and (rgb == rgb[..., :1]).all():
+    if image.mode == "P" and found.icc[16:20] != b"RGB " and (rgb == rgb[..., :1]).all():
         layout = layout.replace("RGB", "L")
     return (rgb.repeat(3, axis=2) if colours == 1 else rgb), alpha, None, layout
 
@@ -350,9 +425,7 @@ def _pixels(image: Image.Image, first: int = 0, last: int = 3) -> np.ndarray:
     return pixels
 
 
-def _planes_of_16_bits(
-    path: Path, file: BinaryIO, image: Image.Image, stored_orientation: int
-) -> tuple:
+def _planes_of_16_bits(found: _Found, image: Image.Image) -> tuple:
     """The same in uint16, always without black. Pillow holds 16-bit grey, FFmpeg also colour."""
     if image.mode.startswith("I"):
         grey = np.asarray(image).astype(np.uint16, copy=False)
@@ -360,22 +433,46 @@ def _planes_of_16_bits(
         alpha = None if clear is None else np.where(grey == clear, 0, 65535).astype(np.uint16)
         rgb = grey[..., None].repeat(3, axis=2)
         return rgb, alpha, None, "L" if alpha is None else "LA"
-    file.seek(0)
-    with av.open(file, format={"PNG": "png_pipe", "TIFF": "tiff_pipe"}[image.format]) as container:
+    found.sound.seek(0)
+    with av.open(found.sound, format="png_pipe") as container:
         frame = next(container.decode(video=0))
     kind = frame.format.name
     if kind == "ya16be":
         rows = np.frombuffer(frame.planes[0], ">u2").reshape(frame.height, -1)
         pixels = rows[:, : frame.width * 2].reshape(frame.height, frame.width, 2)
-    elif re.match("(rgb48|rgba64|gbrp16|gbrap16)[bl]e$", kind):
+    elif re.match("(rgb48|rgba64)[bl]e$", kind):
         pixels = frame.to_ndarray()
     else:
-        raise MediaError(path, f"16-bit {image.format} of an odd kind ({kind}): save it as RGB")
+        reason = f"16-bit {image.format} of an odd kind ({kind}): save it as RGB"
+        raise MediaError(found.path, reason)
     del frame  # as large as its pixels
-    layout = {2: "LA", 3: "RGB", 4: "RGBA"}[pixels.shape[2]]
-    pixels = _upright(pixels, stored_orientation).astype(np.uint16, copy=False)  # as Pillow did
+    return _split(pixels)
+
+
+def _planes_of_deep_tiff(found: _Found) -> tuple:
+    """The same of a TIFF, in strips or tiles, whatever its compression."""
+    import tifffile  # takes a third of a second, and few need it
+
+    size = found.file.seek(0, os.SEEK_END)
+    found.file.seek(0)
+    with tifffile.TiffFile(found.file) as tiff:
+        page = tiff.pages.first
+        for start, length in zip(page.dataoffsets, page.databytecounts, strict=True):
+            if not length or start + length > size:
+                raise found.damaged("a part of its pixels is missing")
+        pixels = page.asarray()
+        apart = page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and page.samplesperpixel > 1
+        if apart:
+            pixels = np.moveaxis(pixels.reshape(-1, page.imagelength, page.imagewidth), 0, -1)
+    return _split(pixels.reshape(page.imagelength, page.imagewidth, -1))
+
+
+def _split(pixels: np.ndarray) -> tuple:
+    """Planes and layout of (H, W, 1 to 4) 16-bit pixels in any byte order."""
+    layout = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[pixels.shape[2]]
+    pixels = pixels.astype(np.uint16, copy=False)
     alpha = pixels[..., -1].copy() if layout.endswith("A") else None
-    rgb = pixels[..., :1].repeat(3, axis=2) if layout == "LA" else pixels[..., :3]
+    rgb = pixels[..., :1].repeat(3, axis=2) if layout in ("L", "LA") else pixels[..., :3]
     return rgb, alpha, None, layout
 
 
@@ -390,97 +487,244 @@ def _upright(plane: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(plane)
 
 
-def _metadata(image: Image.Image, notes: list[str]) -> tuple[int, dict]:
-    """Orientation of the pixels as decoded, and exif, xmp, icc and dpi as `Picture` holds them."""
-    orientation, exif_bytes = 1, image.info.get("exif", b"")
+def _checked_jpeg(found: _Found) -> metadata.JpegParts:
+    """The parts of a JPEG. Pillow's decoder mends damage in silence, and refuses a picture that
+    is whole but for its end marker."""
+    data = found.file.read()
+    parts = metadata.jpeg_parts(data)
+    end = parts.end
+    if end is None:
+        data, end = data + b"\xff\xd9", len(data) + 2
+        found.notes.append("its end is missing: the last pixels may be lost")
+    found.sound = io.BytesIO(data)
+    found.trailer = data[end:]
+    frames = [content for marker, content in parts.segments if marker in (0xC0, 0xC1, 0xC2)]
+    if frames and frames[0][:1] == b"\x08":  # bits; other depths are refused elsewhere
+        _refuse_damaged_jpeg(found, data[:end], channels=frames[0][5])
+    return parts
+
+
+def _refuse_damaged_jpeg(found: _Found, data: bytes, channels: int) -> None:
+    """Raises `MediaError` if libjpeg warns that pixels are lost, notes what may be damage."""
+    colours, body, end = "CMYK" if channels == 4 else "GRAY", data[:-2], data[-2:]
+
+    def warning(data: bytes) -> str:
+        try:  # to an eighth of its sides, in a tenth of the time that Pillow needs
+            simplejpeg.decode_jpeg(data, colours, min_height=1, min_width=1, min_factor=8)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    told = warning(data)
+    if told and not told.startswith(("Corrupt JPEG data", "Premature end")):
+        return  # no damage, but something that this decoder lacks
+    surplus = re.search(r"(\d+) extraneous bytes before marker 0xd9", told)
+    if told and not surplus:
+        raise found.damaged(told)
+    tail = body[-int(surplus[1]) :] if surplus else body[-1:]
+    if tail.count(tail[-1:]) == len(tail) and tail[-1:] in (b"\0", b"\xff"):
+        return  # cameras fill their blocks with zeros
+    if len(tail) > 16:
+        raise found.damaged(told)
+    # after damage the rest is shifted, and a few bytes remain that libjpeg does not miss
+    if told or not warning(body.removesuffix(b"\0")[:-1] + end):
+        found.notes.append("bytes remain before its end: it may be damaged, look at the result")
+
+
+def _checked_png(found: _Found) -> list[metadata.Chunk]:
+    """The chunks of a PNG whose checksums are right. Pillow refuses a picture for a damaged or
+    very long text, so it gets the file without such chunks."""
+    chunks = metadata.read_png_chunks(found.file)
+    essential = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")
+    wrong = [chunk for chunk in chunks if not chunk.sound]
+    for chunk in wrong:
+        name = chunk.name.decode("ascii", "replace")
+        if chunk.name in essential:
+            raise found.damaged(f"the checksum of {name} is wrong")
+        found.notes.append(f"its chunk {name} is damaged and left out")
+    long = [chunk for chunk in chunks if chunk.sound and metadata.inflates_beyond(chunk, 1 << 20)]
+    if wrong or long:
+        parts = [PNG_SIGNATURE]
+        for chunk in chunks:
+            if chunk not in wrong and chunk not in long:
+                found.file.seek(chunk.place)
+                parts.append(found.file.read(chunk.size))
+        found.sound = io.BytesIO(b"".join(parts))
+    found.file.seek(0)
+    return [chunk for chunk in chunks if chunk.sound]
+
+
+def _take_metadata(found: _Found, image: Image.Image) -> None:
+    """Fill `found` with everything beside the pixels, as it is in the file."""
+    info = image.info
+    xmp = info.get("xmp", b"")
+    found.xmp = xmp.encode() if isinstance(xmp, str) else xmp
+    found.exif = info.get("exif", b"")
+    found.icc = info.get("icc_profile") or b""
+    dpi = tuple(float(value) for value in info.get("dpi", ()))
+    found.dpi = dpi if all(1 < value < 1e6 for value in dpi) else ()
+    take = {
+        "JPEG": _take_from_jpeg, "MPO": _take_from_jpeg, "PNG": _take_from_png,
+        "TIFF": _take_from_tiff, "AVIF": _take_from_avif, "JPEG2000": _take_from_jp2,
+        "WEBP": _take_from_webp, "QOI": _take_from_qoi,
+    }.get(image.format)  # fmt: skip
+    if take:
+        take(found, image)
+    if found.exif and not found.exif.startswith(metadata.EXIF_HEADER):
+        found.exif = metadata.EXIF_HEADER + found.exif  # JPEG has it, others do without
+
+
+def _make_upright(found: _Found) -> int:
+    """EXIF and XMP of `found` for upright pixels -> the orientation of the pixels in the file."""
+    turn = found.orientation
     try:
-        exif = image.getexif()
-        orientation = exif.get(ORIENTATION, 1)
-        if image.format == "TIFF":
-            exif_bytes = _descriptive(exif).tobytes()
-        elif orientation != 1 or (exif and not exif_bytes):  # a PNG may hide it in text
-            exif[ORIENTATION] = 1
-            exif_bytes = exif.tobytes()
-        elif exif_bytes and not exif_bytes.startswith(b"Exif\0\0"):
-            exif_bytes = b"Exif\0\0" + exif_bytes  # WebP does without, JPEG does not
+        turn = turn or metadata.orientation(found.exif, found.xmp)
+        found.exif = found.exif and metadata.upright_exif(found.exif, turn)
     except DECODER_ERRORS as error:
-        exif_bytes = b""
-        notes.append(f"its EXIF block is damaged and left out ({error})")
-    xmp = image.info.get("xmp", b"")
-    xmp = xmp.encode() if isinstance(xmp, str) else xmp
-    dpi = tuple(float(value) for value in image.info.get("dpi", ()))
-    return orientation, {
-        "exif": exif_bytes,
-        "xmp": re.sub(rb'(tiff:Orientation(?:="|>))\d', rb"\g<1>1", xmp),
-        "icc": image.info.get("icc_profile") or b"",
-        "dpi": dpi if len(dpi) == 2 and all(1 < value < 1e6 for value in dpi) else None,
+        turn, found.exif = turn or 1, b""
+        found.notes.append(f"its EXIF block is damaged and left out ({error})")
+    found.xmp = metadata.upright_xmp(found.xmp, turn)
+    if turn in (5, 6, 7, 8):
+        found.dpi = found.dpi[::-1]
+        if "aspect" in found.options:
+            found.options["aspect"] = found.options["aspect"][::-1]
+    return turn
+
+
+def _take_from_jpeg(found: _Found, image: Image.Image) -> None:
+    segments = found.jpeg.segments
+    found.xmp = found.take("XMP", metadata.xmp_of_jpeg, segments, found.notes)
+    found.xmp, extras = metadata.without_extras(found.xmp)
+    if b"ftyp" in found.trailer:
+        extras = list(dict.fromkeys([*extras, metadata.MOTION_PHOTO]))
+    elif not extras and found.trailer[:2] != b"\xff\xd8" and len(found.trailer.strip(b"\0")) > 1000:
+        extras = [f"{len(found.trailer)} bytes that follow the picture"]
+    if extras:
+        found.notes.append(f"left out: {', '.join(extras)}")
+    if image.format == "JPEG" and found.trailer[:2] == b"\xff\xd8":  # MPO is counted elsewhere
+        found.notes.append("holds further pictures: only the first is used")
+    sampling = JpegImagePlugin.get_sampling(image)
+    found.options = {"subsampling": sampling} if sampling >= 0 else {}
+    comments = [data for marker, data in segments if marker == 0xFE]
+    kept = [(0xED, data) for marker, data in segments if marker == 0xED]  # captions, credits
+    kept += [(0xFE, data) for data in comments[:-1]]
+    if kept:
+        found.options["extra"] = b"".join(metadata.jpeg_segment(*each) for each in kept)
+    if comments:
+        found.options["comment"] = comments[-1]
+    found.options["progressive"] = bool(image.info.get("progressive"))
+    unit, density = image.info.get("jfif_unit"), image.info.get("jfif_density", (1, 1))
+    if unit == 0 and density[0] != density[1] and all(density):
+        found.options["aspect"] = density
+    if unit not in (1, 2) and found.dpi == (72, 72):  # Pillow's guess where EXIF tells nothing
+        tags = found.take("EXIF", metadata.first_tags, found.exif) or ()
+        found.dpi = found.dpi if {282, 296} <= set(tags) else ()
+
+
+def _take_from_png(found: _Found, image: Image.Image) -> None:
+    chunks = {chunk.name: chunk.data for chunk in found.chunks}
+    texts = [each for each in found.chunks if each.name in (b"tEXt", b"zTXt", b"iTXt")]
+    hidden, others = {}, set()
+    for chunk in texts:
+        keyword = chunk.data.split(b"\0", 1)[0]
+        kind = keyword.removeprefix(b"Raw profile type ")
+        if keyword == b"XML:com.adobe.xmp" or (kind != keyword and kind in PROFILES_IN_TEXT):
+            hidden[kind] = found.take(kind.decode(), metadata.png_text, chunk)
+            others.add(chunk)
+    profiles = {
+        kind: found.take(kind.decode(), metadata.raw_profile, text)
+        for kind, text in hidden.items()
+        if kind in PROFILES_IN_TEXT
     }
+    app1 = profiles.get(b"APP1", b"")
+    is_xmp = app1.startswith(metadata.XMP_HEADER)
+    found.exif = chunks.get(b"eXIf") or profiles.get(b"exif") or (b"" if is_xmp else app1)
+    found.xmp = hidden.get(b"XML:com.adobe.xmp") or profiles.get(b"xmp", b"")
+    if is_xmp and not found.xmp:
+        found.xmp = app1.removeprefix(metadata.XMP_HEADER)
+    own = found.take("ICC profile", metadata.png_profile, chunks.get(b"iCCP", b""))
+    told = metadata.png_colours(chunks, grey=image.mode in ("1", "L", "LA", "I;16", "I"))
+    found.icc = told or own
+    if told:
+        found.options["icc_profile"] = own  # PNG tells its colours as it did
+    found.options["chunks"] = [
+        (chunk.name, metadata.widened(chunk, chunks))
+        for chunk in found.chunks
+        if chunk not in others
+        and (metadata.may_be_copied(chunk.name) or (chunk.name == b"pHYs" and not found.dpi))
+    ]
 
 
-def _descriptive(exif: Image.Exif) -> Image.Exif:
-    """The entries that describe the picture, without those that describe how it is stored."""
-    kept = Image.Exif()
-    # description, make, model, software, date, artist, host, rating, copyright
-    for tag in (270, 271, 272, 305, 306, 315, 316, 18246, 33432):
-        if tag in exif:
-            kept[tag] = exif[tag]
-    for directory in (EXIF, GPS):
-        if entries := exif.get_ifd(directory):
-            kept.get_ifd(directory).update(entries)
-            kept[directory] = 0  # its place in the file: set when it is written
-    return kept
+def _take_from_tiff(found: _Found, image: Image.Image) -> None:
+    exact = ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "zstd")
+    used = image.info.get("compression")
+    found.options = {"compression": used if used in exact else "tiff_adobe_deflate"}
+    tiff = metadata.Tiff(found.file)
+    first, _ = tiff.directory(tiff.first)
+    found.orientation = (*tiff.numbers(first.get(metadata.ORIENTATION)), None)[0]
+    found.xmp = first[metadata.XMP_TAG].data if metadata.XMP_TAG in first else b""
+    found.icc = first[metadata.ICC_TAG].data if metadata.ICC_TAG in first else b""
+    found.exif = found.take("EXIF", metadata.exif_of_tiff, tiff, found.notes)
+    if used in ("tiff_adobe_deflate", "tiff_deflate", "jpeg"):
+        tables = first[metadata.JPEG_TABLES].data if metadata.JPEG_TABLES in first else b""
+        for encoded in tiff.strips(first):
+            if used == "jpeg":
+                data = tables[:-2] + encoded[2:] if tables else encoded
+                _refuse_damaged_jpeg(found, data, image.tag_v2.get(277, 1))
+            else:
+                _refuse_damaged_deflate(found, encoded)
 
 
-def _format_options(file: BinaryIO, image: Image.Image) -> dict:
-    """Settings of Pillow's `save` that repeat how this file was written."""
-    if image.format in ("JPEG", "MPO"):
-        sampling = JpegImagePlugin.get_sampling(image)
-        options = {"subsampling": sampling} if sampling >= 0 else {}
-        iptc = [data for name, data in image.applist if name == "APP13"]  # captions, credits
-        if markers := [b"\xff\xed" + struct.pack(">H", 2 + len(data)) + data for data in iptc]:
-            options["extra"] = b"".join(markers)
-        if comment := image.info.get("comment"):
-            options["comment"] = comment
-        return options | {"progressive": bool(image.info.get("progressive"))}
-    if image.format == "AVIF":
-        chroma = _av1_flags(_peek(file, 1 << 20)) >> 2 & 7  # none, halved across, halved down
-        kinds = {0b000: "4:4:4", 0b010: "4:2:2", 0b011: "4:2:0"}
-        return {"subsampling": kinds[chroma]} if chroma in kinds else {}
-    if image.format == "JPEG2000":
-        return {"no_jp2": _peek(file, 4) == b"\xff\x4f\xff\x51"}
-    if image.format == "WEBP":
-        lossless = any(name == b"VP8L" for name, _ in _chunks(file, 12, "<"))
-        return {"lossless": True, "exact": True} if lossless else {}
-    if image.format == "TIFF":
-        exact = ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "zstd")
-        used = image.info.get("compression")
-        return {"compression": used if used in exact else "tiff_adobe_deflate"}
-    if image.format == "PNG":
-        kept = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"tEXt", b"zTXt", b"iTXt")
-        found = [chunk for chunk in _chunks(file, 8, ">") if chunk[0] in kept]
-        # XMP travels by itself, and an old way of hiding EXIF in text would turn the image twice
-        hidden = tuple(b"Raw profile type " + kind for kind in (b"exif", b"APP1", b"xmp"))
-        private = (b"XML:com.adobe.xmp", *hidden)
-        return {"chunks": [(name, data) for name, data in found if not data.startswith(private)]}
-    return {}
+def _refuse_damaged_deflate(found: _Found, data: bytes) -> None:
+    """Raises for a strip whose checksum is wrong: Pillow's decoder may stop before it."""
+    inflate = zlib.decompressobj()
+    while data and not inflate.eof:
+        inflate.decompress(data, 1 << 20)
+        data = inflate.unconsumed_tail
+    if not inflate.eof:
+        raise found.damaged("a strip of its pixels is cut short")
 
 
-def _chunks(file: BinaryIO, start: int, order: Literal["<", ">"]) -> list[tuple[bytes, bytes]]:
-    """Names of the chunks of a PNG or RIFF; of a PNG with their contents, but for image data."""
-    found = []
-    position = file.tell()
-    file.seek(start)
-    while len(head := file.read(8)) == 8:
-        if order == ">":
-            (size, name), padding = struct.unpack(">I4s", head), 4  # a checksum follows
-        else:
-            name, size = struct.unpack("<4sI", head)
-            padding = size % 2
-        wanted = order == ">" and name not in (b"IDAT", b"fdAT")
-        found.append((name, file.read(size) if wanted else b""))
-        file.seek(padding if wanted else size + padding, os.SEEK_CUR)
-    file.seek(position)
-    return found
+def _take_from_avif(found: _Found, image: Image.Image) -> None:
+    chroma = _av1_flags(_peek(found.file, 1 << 20)) >> 2 & 7  # none, halved across, halved down
+    kinds = {0b000: "4:4:4", 0b010: "4:2:2", 0b011: "4:2:0"}
+    found.options = {"subsampling": kinds[chroma]} if chroma in kinds else {}
+    # as in the file: `info` has EXIF that Pillow rewrites where another box tells the orientation
+    *_, found.exif, found.orientation, _ = image._decoder.get_info()
+    found.exif = found.exif or b""
+    size = found.file.seek(0, os.SEEK_END)
+    colours = metadata.box_contents(found.file, (b"meta", b"iprp", b"ipco", b"colr"), 0, size)
+    numbers = [struct.unpack(">HH", each[4:8]) for each in colours if each[:4] == b"nclx"]
+    if numbers and not found.icc:
+        found.icc = metadata.cicp_profile(*numbers[0], grey=image.mode == "L")
+    if b"tmap" in _peek(found.file, 4096):
+        found.notes.append("left out: an HDR gain map")
+
+
+def _take_from_jp2(found: _Found, image: Image.Image) -> None:
+    bare = _peek(found.file, 4) == b"\xff\x4f\xff\x51"
+    found.options = {"no_jp2": bare}
+    if bare:
+        return
+    size = found.file.seek(0, os.SEEK_END)
+    colours = metadata.box_contents(found.file, (b"jp2h", b"colr"), 0, size)
+    found.icc = metadata.jp2_profile(colours)
+    for content in metadata.box_contents(found.file, (b"uuid",), 0, size):
+        if content.startswith(metadata.UUID_XMP):
+            found.xmp = content[16:]
+        if content.startswith(metadata.UUID_EXIF):
+            found.exif = content[16:]
+    found.orientation = 1  # no program turns JPEG 2000
+
+
+def _take_from_webp(found: _Found, image: Image.Image) -> None:
+    if metadata.is_lossless_webp(found.file):
+        found.options = {"lossless": True, "exact": True}
+
+
+def _take_from_qoi(found: _Found, image: Image.Image) -> None:
+    if _peek(found.file, 14)[13:] == b"\0":
+        found.options = {"colorspace": "sRGB"}
 
 
 # ----------------------------------------------------------------------------------------------
@@ -550,23 +794,50 @@ def write_picture(
         reason = f"cannot be written as {name} ({error}): choose another format"
         raise MediaError(path, reason) from error
     with atomic_write(path) as temporary, temporary.open("wb") as file:
-        file.write(encoded)
+        file.writelines(encoded)
 
 
-def _encoded(picture: Picture, rgb: np.ndarray, name: str, layout: str, quality: int) -> bytes:
-    """The whole file, in memory: Pillow hides a full disk behind "encoder error -2"."""
+def _encoded(
+    picture: Picture, rgb: np.ndarray, name: str, layout: str, quality: int
+) -> list[bytes]:
+    """The parts of the file, in memory: Pillow hides a full disk behind "encoder error -2"."""
     options = _save_options(picture, name, layout, quality)
+    order = metadata.exif_order(picture.exif)
     buffer = io.BytesIO()
-    if rgb.dtype == np.uint16 and layout != "L":
-        channels = _grey(rgb)[..., None] if layout == "LA" else rgb
+    if rgb.dtype == np.uint16 and (layout != "L" or (name == "TIFF" and order == ">")):
+        channels = _grey(rgb)[..., None] if layout in ("L", "LA") else rgb
         if layout.endswith("A"):
             channels = np.dstack([channels, picture.alpha])
-        (_save_png_of_16_bits if name == "PNG" else _save_tiff_of_16_bits)(
-            buffer, channels, options
-        )
+        if name == "PNG":
+            _save_png_of_16_bits(buffer, channels, options)
+        else:
+            _save_tiff_of_16_bits(buffer, channels, options, order)
     else:
         _as_image(picture, rgb, layout).save(buffer, name, **options)
-    return buffer.getvalue()  # no copy; getbuffer in a traceback ends Python 3.12
+    # getvalue makes no copy; getbuffer in a traceback ends Python 3.12
+    return _with_metadata(picture, name, options, buffer.getvalue())
+
+
+def _with_metadata(picture: Picture, name: str, options: dict, encoded: bytes) -> list[bytes]:
+    """The parts of the file, with what Pillow does not write, or not as it was."""
+    exif, xmp, icc = picture.exif, picture.xmp, options.get("icc_profile", b"")
+    if name == "TIFF" and (exif or xmp):
+        return metadata.tiff_with_metadata(encoded, exif, xmp)
+    if name == "JPEG" and "aspect" in options and encoded[6:11] == b"JFIF\0":
+        return [encoded[:13], struct.pack(">BHH", 0, *options["aspect"]), encoded[18:]]
+    if name == "PNG" and options.get("before_pixels"):
+        start = len(PNG_SIGNATURE) + 25  # past the first chunk
+        return [encoded[:start], options["before_pixels"], encoded[start:]]
+    if name == "AVIF" and exif:
+        return [encoded.replace(_stand_in(exif), exif[len(metadata.EXIF_HEADER) :], 1)]
+    if name == "JPEG2000" and not options.get("no_jp2") and (icc or exif or xmp):
+        return [metadata.jp2_with_metadata(encoded, icc, exif, xmp)]
+    return [encoded]
+
+
+def _stand_in(exif: bytes) -> bytes:
+    """An empty block as long as `exif`: Pillow would rewrite one that holds an orientation."""
+    return b"II*\0\x08\0\0\0\0\0\0\0\0\0".ljust(len(exif) - len(metadata.EXIF_HEADER), b"\xa5")
 
 
 def _as_image(picture: Picture, rgb: np.ndarray, layout: str) -> Image.Image:
@@ -608,39 +879,60 @@ def _as_cmyk(picture: Picture, rgb: np.ndarray, layout: str) -> Image.Image:
 
 
 def _save_options(picture: Picture, name: str, layout: str, quality: int) -> dict:
-    """Arguments of Pillow's `save`: quality, the source's own settings, and the metadata."""
+    """Arguments of Pillow's `save`: quality, the source's own settings, and the metadata.
+
+    EXIF and XMP of TIFF and JPEG 2000 follow later: `_with_metadata`.
+    """
     options = dict(picture.options) if name == picture.format else {}
     if name in ("JPEG", "WEBP", "AVIF"):
         exact = name == "AVIF" and layout.endswith("A")  # AVIF's alpha is exact at 100 only
-        options |= {"quality": 100 if exact else quality, "xmp": picture.xmp}
+        options |= {"quality": 100 if exact else quality}
     if name in ("JPEG", "AVIF") and not layout.startswith("L"):
         options.setdefault("subsampling", "4:4:4")  # unless the source had its chroma halved
     if picture.dpi:
         options["dpi"] = picture.dpi
     same_space = layout.rstrip("A") == picture.layout.rstrip("A")
     if picture.icc and (same_space or picture.icc[16:20] == ICC_SPACES[layout]):
-        options["icc_profile"] = picture.icc
-    if name == "TIFF":
-        exif = Image.Exif()
-        exif.load(picture.exif)
-        options["exif"] = _descriptive(exif)
-        options["exif"].update({0x02BC: picture.xmp} if picture.xmp else {})
-    elif picture.exif:
+        options.setdefault("icc_profile", picture.icc)
+    if name == "JPEG":
+        exif, xmp = metadata.exif_segments(picture.exif), metadata.xmp_segments(picture.xmp)
+        options["exif"] = exif[0] if len(exif) == 1 else b""  # which stands before `extra`
+        segments = [metadata.jpeg_segment(0xE1, each) for each in (exif if len(exif) > 1 else [])]
+        captions = options.get("extra", b"")
+        segments += [captions, *(metadata.jpeg_segment(0xE1, each) for each in xmp)]
+        options["extra"] = b"".join(segments)
+    elif name in ("WEBP", "AVIF"):
+        options["xmp"] = picture.xmp
+    if name == "AVIF" and picture.exif:
+        options["exif"] = _stand_in(picture.exif)
+    elif name in ("PNG", "WEBP") and picture.exif:
         options["exif"] = picture.exif
     if name == "PNG":
-        options["pnginfo"] = PngImagePlugin.PngInfo()
         options["compress_level"] = 2  # a fifth of the time of 6 for up to a tenth more bytes
-        for chunk, data in options.pop("chunks", ()):
-            options["pnginfo"].add(chunk, data)
-        if picture.xmp:
-            options["pnginfo"].add_itxt("XML:com.adobe.xmp", picture.xmp.decode("utf-8", "replace"))
+        _add_chunks(options, layout, picture.xmp)
     return options
+
+
+def _add_chunks(options: dict, layout: str, xmp: bytes) -> None:
+    """The chunks of a source in PNG that are still true, and XMP, as Pillow takes them."""
+    info = options["pnginfo"] = PngImagePlugin.PngInfo()
+    channels = len(layout)
+    sizes = {b"sBIT": channels, b"bKGD": 2 if channels < 3 else 6}  # others are of other layouts
+    early = []
+    for name, data in options.pop("chunks", ()):
+        if name in (b"pHYs", b"oFFs", b"pCAL", b"sCAL", b"sTER"):  # which Pillow passes over
+            early.append((name, data))
+        elif len(data) == sizes.get(name, len(data)):
+            info.add(name, data)
+    options["before_pixels"] = metadata.png_chunks(early)
+    if xmp:
+        info.add_itxt("XML:com.adobe.xmp", xmp.decode("utf-8", "replace"))
 
 
 def _save_png_of_16_bits(file: BinaryIO, pixels: np.ndarray, options: dict) -> None:
     """PNG from (H, W, 2 to 4) uint16. Pillow writes the metadata, its pixels stop at 8 bits."""
     height, width, channels = pixels.shape
-    file.write(b"\x89PNG\r\n\x1a\n")
+    file.write(PNG_SIGNATURE)
     colour_type = {2: 4, 3: 2, 4: 6}[channels]
     header = struct.pack(">2I5B", width, height, 16, colour_type, 0, 0, 0)
     PngImagePlugin.putchunk(file, b"IHDR", header)
@@ -659,15 +951,17 @@ def _save_png_of_16_bits(file: BinaryIO, pixels: np.ndarray, options: dict) -> N
     PngImagePlugin.putchunk(file, b"IEND")
 
 
-def _save_tiff_of_16_bits(file: BinaryIO, pixels: np.ndarray, options: dict) -> None:
-    """TIFF from (H, W, 3 or 4) uint16, in deflated strips of 64 rows of differences."""
+def _save_tiff_of_16_bits(
+    file: BinaryIO, pixels: np.ndarray, options: dict, order: Literal["<", ">"]
+) -> None:
+    """TIFF from (H, W, 1, 3 or 4) uint16, in deflated strips of 64 rows of differences."""
     height, width, channels = pixels.shape
     strips = []
     for top in range(0, height, 64):
         steps = np.diff(pixels[top : top + 64], axis=1, prepend=np.uint16(0))
-        strips.append(zlib.compress(steps.astype("<u2").tobytes()))
+        strips.append(zlib.compress(steps.astype(order + "u2").tobytes()))
     sizes = [len(strip) for strip in strips]
-    tags = {256: width, 257: height, 258: (16,) * channels, 259: 8, 262: 2}
+    tags = {256: width, 257: height, 258: (16,) * channels, 259: 8, 262: min(channels, 2)}
     tags |= {273: tuple(accumulate(sizes, initial=0))[:-1], 277: channels, 278: 64}
     tags |= {279: tuple(sizes), 284: 1, 317: 2}
     if channels == 4:
@@ -676,284 +970,8 @@ def _save_tiff_of_16_bits(file: BinaryIO, pixels: np.ndarray, options: dict) -> 
         tags |= {282: options["dpi"][0], 283: options["dpi"][1], 296: 2}
     if "icc_profile" in options:
         tags[34675] = options["icc_profile"]
-    directory = TiffImagePlugin.ImageFileDirectory_v2(prefix=b"II")
-    exif = options["exif"]
-    for tag in exif:
-        directory[tag] = exif.get_ifd(tag) if tag in (EXIF, GPS) else exif[tag]
+    directory = TiffImagePlugin.ImageFileDirectory_v2(prefix={"<": b"II", ">": b"MM"}[order])
     for tag, value in tags.items():
         directory[tag] = value
     directory.save(file)  # makes the strips' offsets count from its own end
     file.writelines(strips)
-
-
-# ----------------------------------------------------------------------------------------------
-# Video
-# ----------------------------------------------------------------------------------------------
-
-# FFmpeg's matrices, frame tag -> name in the scaler. Without exact rounding and full chroma the
-# scaler shifts green by 1.4 levels on its way to RGB; with both, limited range returns unchanged.
-MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9}
-EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-LIMITED_RANGE, FULL_RANGE = 1, 2
-HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
-
-FrameTransform = Callable[[Iterator[np.ndarray]], Iterable[np.ndarray]]
-
-
-@dataclass(frozen=True)
-class VideoReport:
-    """What was written."""
-
-    frames: int
-    """Video frames, as many as in the source."""
-    copied_streams: int
-    """Audio, subtitle and attachment streams copied untouched."""
-    notes: tuple[str, ...]
-    """What a person should know, such as streams left out."""
-
-
-def frame_count_hint(source: str | Path) -> int | None:
-    """About how many frames a video has, for a progress bar; None if the file does not say."""
-    with _opened_video(Path(source)) as container:
-        stream = _main_stream(Path(source), container)
-        if stream.frames or not (container.duration and stream.average_rate):
-            return stream.frames or None
-        return round(container.duration * stream.average_rate / av.time_base)
-
-
-def transform_video(
-    source: str | Path,
-    target: str | Path,
-    transform: FrameTransform,
-    *,
-    crf: int = 18,
-    preset: str = "medium",
-    progress: Callable[[int], object] | None = None,
-) -> VideoReport:
-    """Decode, transform and encode a video in one pass, a few frames in memory at a time.
-
-    `transform` takes an iterator of (H, W, 3) uint8 RGB frames and yields as many of the same
-    size in the same order; it may hold some back to work in batches. Frames come as they are
-    stored: a rotation stays what it is in the file, an instruction to the player.
-
-    Frame times are kept exactly (to 1 ms in Matroska, which knows no finer ones), audio,
-    subtitles and attachments are copied packet by packet, metadata, chapters, pixel shape and
-    colour tags carried over. H.264 with `crf` (0 is lossless, 18 looks it, 51 is worst) and x264's
-    `preset`; 8-bit 4:2:0, or 4:4:4 where the source has it or a side is odd, so that no row or
-    column is lost. `progress(1)` is called per frame.
-
-    Raises `MediaError` for what is no sound video, HDR, or a target whose extension names no
-    container of `CONTAINERS`; nothing is left then.
-    """
-    source, target = Path(source), Path(target)
-    if target.suffix.lower() not in CONTAINERS:
-        choices = " ".join(CONTAINERS)
-        raise MediaError(target, f"this container is not written: use one of {choices}")
-    with _opened_video(source) as container, atomic_write(target) as temporary:
-        job = _Transcoding(source, container)
-        with av.open(f"file:{temporary}", "w", format=CONTAINERS[target.suffix.lower()]) as result:
-            return job.run(result, transform, {"crf": str(crf), "preset": preset}, progress)
-
-
-@contextmanager
-def _opened_video(source: Path) -> Iterator[av.container.InputContainer]:
-    """The container; only local files, whatever a playlist posing as a video may name."""
-    try:
-        if not source.is_file():
-            raise MediaError(source, "no such file: check the path")
-        container = av.open(
-            f"file:{source}",
-            container_options={"protocol_whitelist": "file"},
-            metadata_errors="replace",
-        )
-    except av.FFmpegError as error:
-        raise MediaError(
-            source, f"not a sound video ({error.strerror}): get a sound copy"
-        ) from error
-    except OSError as error:
-        raise unreachable(source, error) from error
-    with container:
-        yield container
-
-
-def _main_stream(source: Path, container: av.container.InputContainer) -> av.VideoStream:
-    """The first video stream that is not a cover picture."""
-    cover = av.stream.Disposition.attached_pic
-    streams = [each for each in container.streams.video if not each.disposition & cover]
-    if not streams or streams[0].codec_context is None:
-        raise MediaError(source, "holds no video that can be decoded")
-    return streams[0]
-
-
-class _Transcoding:
-    """One video on its way: decoding leads, encoding follows, packets to copy wait in between."""
-
-    def __init__(self, source: Path, container: av.container.InputContainer):
-        self.source, self.container = source, container
-        self.stream = _main_stream(source, container)
-        self.others = [each for each in container.streams if each.type in ("audio", "subtitle")]
-        self.notes: list[str] = []
-        self.waiting = deque()  # packets to copy, in the order of the file
-        self.times = deque()  # of the frames that the transform has been given
-        self.decoded, self.end = 0, 0.0
-        frames = self._frames()
-        first = next(frames, None)
-        if first is None:
-            raise MediaError(source, "not one frame of it can be decoded: get a sound copy")
-        self.first, self.frames = first, chain([first], frames)
-        self._take_colours(first)
-
-    def _take_colours(self, frame: av.VideoFrame) -> None:
-        """Matrix and range of the conversion to RGB and back, as players assume them."""
-        if frame.color_trc in HDR_TRANSFERS:
-            reason = f"HDR video ({HDR_TRANSFERS[frame.color_trc]}): tone-map it to SDR first"
-            raise MediaError(self.source, reason)
-        large = frame.width >= 1280 or frame.height > 576
-        self.matrix = MATRICES.get(int(frame.colorspace), 1 if large else 5)
-        full = frame.color_range == FULL_RANGE or frame.format.name.startswith("yuvj")
-        self.range = FULL_RANGE if full else LIMITED_RANGE
-        self.time_base = frame.time_base or self.stream.time_base
-        parts = frame.format.components
-        if parts[0].bits > 8:
-            self.notes.append(f"the source has {parts[0].bits} bits, the result 8")
-        if any(part.is_alpha for part in parts):
-            self.notes.append("the video's transparency is left out")
-        if frame.interlaced_frame:
-            self.notes.append("the source is interlaced and was sharpened without deinterlacing")
-
-    def _frames(self) -> Iterator[av.VideoFrame]:
-        try:
-            for packet in self.container.demux(self.stream, *self.others):
-                if packet.pts is not None:
-                    last = (packet.pts + (packet.duration or 0)) * packet.time_base
-                    self.end = max(self.end, float(last))
-                if packet.stream is self.stream:
-                    yield from packet.decode()
-                elif packet.dts is not None:
-                    self.waiting.append(packet)
-        except av.FFmpegError as error:
-            reason = f"damaged after {self.decoded} frames ({error.strerror}): get a sound copy"
-            raise MediaError(self.source, reason) from error
-
-    def _rgb(self) -> Iterator[np.ndarray]:
-        """(H, W, 3) uint8 frames for the transform; their times are kept aside."""
-        step = max(1, round(1 / ((self.stream.average_rate or 25) * self.time_base)))
-        time = None
-        for frame in self.frames:
-            if (frame.width, frame.height) != (self.first.width, self.first.height):
-                reason = f"its size changes at frame {self.decoded}: split it there"
-                raise MediaError(self.source, reason)
-            # raw streams have no times, damaged ones repeat them, and H.264 refuses repeats
-            following = 0 if time is None else time + step
-            soonest = frame.pts if time is None else time + 1
-            time = following if frame.pts is None else max(frame.pts, soonest)
-            self.times.append(time)
-            self.decoded += 1
-            yield frame.to_ndarray(
-                format="rgb24",
-                src_colorspace=self.matrix,
-                src_color_range=self.range,
-                interpolation=EXACT,
-            )
-
-    def run(
-        self,
-        result: av.container.OutputContainer,
-        transform: FrameTransform,
-        options: dict[str, str],
-        progress: Callable[[int], object] | None,
-    ) -> VideoReport:
-        """Fill `result`."""
-        encoder = self._encoder(result, options)
-        twins = self._twins(result)
-        stale = {"major_brand", "minor_version", "compatible_brands", "encoder"}
-        known = self.container.metadata.items()
-        result.metadata.update({key: text for key, text in known if key.lower() not in stale})
-        result.set_chapters(self.container.chapters())
-        count = 0
-        for rgb in transform(self._rgb()):
-            result.mux(encoder.encode(self._encodable(rgb, encoder.pix_fmt)))
-            self._copy_waiting(result, twins)
-            count += 1
-            if progress is not None:
-                progress(1)
-        if self.times or next(self.frames, None) is not None:
-            raise ValueError(f"the transform ended after {count} frames, before its input did")
-        result.mux(encoder.encode(None))
-        self._copy_waiting(result, twins)
-        self._refuse_truncated()
-        return VideoReport(count, len(twins), tuple(self.notes))
-
-    def _encoder(
-        self, result: av.container.OutputContainer, options: dict[str, str]
-    ) -> av.VideoStream:
-        """An H.264 stream with size, times, colours, pixel shape and rotation of the source."""
-        first = self.first
-        stream = result.add_stream("libx264", rate=self.stream.average_rate or 25, options=options)
-        stream.width, stream.height = first.width, first.height
-        odd = first.width % 2 or first.height % 2
-        shape = first.format
-        whole = shape.is_rgb or (len(shape.components) > 2 and shape.chroma_width(16) == 16)
-        stream.pix_fmt = "yuv444p" if odd or whole else "yuv420p"
-        if odd:
-            self.notes.append("a side is odd: written as 4:4:4, which some players cannot show")
-        context = stream.codec_context
-        context.time_base = self.time_base
-        if self.stream.sample_aspect_ratio:
-            context.sample_aspect_ratio = self.stream.sample_aspect_ratio
-        context.color_range = self.range if int(first.color_range) or self.range == 2 else 0
-        context.colorspace = first.colorspace if int(first.colorspace) else self.matrix
-        context.color_primaries, context.color_trc = first.color_primaries, first.color_trc
-        if (turn := first.side_data.get("DISPLAYMATRIX")) is not None:
-            stream.set_display_matrix(np.frombuffer(turn, np.int32).tolist())
-        stream.metadata.update(self.stream.metadata)
-        return stream
-
-    def _twins(self, result: av.container.OutputContainer) -> dict[int, av.stream.Stream]:
-        """Streams of `result` that take the packets of the source's, by the source's index."""
-        twins = {}
-        for stream in self.container.streams:
-            if stream is self.stream:
-                continue
-            try:
-                if stream not in self.others and stream.type != "attachment":
-                    raise ValueError("neither sound nor subtitles")
-                twin = result.add_stream_from_template(stream)
-            except (ValueError, av.FFmpegError) as error:
-                self.notes.append(f"{stream.type} stream {stream.index} is left out ({error})")
-                continue
-            twin.metadata.update(stream.metadata)
-            twin.disposition = stream.disposition
-            twins[stream.index] = twin
-        return twins
-
-    def _encodable(self, rgb: np.ndarray, pix_fmt: str) -> av.VideoFrame:
-        expected = (self.first.height, self.first.width, 3)
-        if not self.times or rgb.shape != expected or rgb.dtype != np.uint8:
-            given = f"{rgb.shape} {rgb.dtype}, with {len(self.times)} frames outstanding"
-            raise ValueError(f"the transform yielded {given}: expected one {expected} uint8 each")
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), "rgb24").reformat(
-            format=pix_fmt,
-            dst_colorspace=self.matrix,
-            dst_color_range=self.range,
-            interpolation=EXACT,
-        )
-        frame.pts, frame.time_base = self.times.popleft(), self.time_base
-        return frame
-
-    def _copy_waiting(self, result: av.container.OutputContainer, twins: dict) -> None:
-        while self.waiting:
-            packet = self.waiting.popleft()
-            if twin := twins.get(packet.stream.index):
-                packet.stream = twin
-                result.mux(packet)
-
-    def _refuse_truncated(self) -> None:
-        """A file cut short decodes without an error; only its stated length tells."""
-        if not self.container.duration:
-            return
-        stated = self.container.duration / av.time_base
-        found = self.end - (self.container.start_time or 0) / av.time_base
-        if stated - found > max(0.5, 0.05 * stated):
-            reason = f"truncated: {found:.1f} of {stated:.1f} seconds are there: get a sound copy"
-            raise MediaError(self.source, reason)

@@ -16,22 +16,36 @@ from tqdm import tqdm
 
 from sharpening.runtime import Runtime
 
+MICROS = "micro_batches"
+"""Name of their number among the sums of the loss terms."""
+
 
 class RunLog:
     """The log of a run of `steps` steps that begins, or goes on, after step `step`.
 
     Only the first process shows and writes; all must call. A line of metrics.jsonl has the step,
     the mean of each loss term since the line before, the learning rate, crops per second and the
-    share of time spent waiting for data. Lines after `step`, from a run that was cut off, go.
+    share of time spent waiting for data. Lines after `step`, from a run that was cut off, go. With
+    the `begun` that `unwritten` gave at that step, the next line is that of an unbroken run.
     """
 
     def __init__(
-        self, folder: Path, steps: int, step: int, every: int, crops: int, runtime: Runtime
+        self,
+        folder: Path,
+        steps: int,
+        step: int,
+        every: int,
+        crops: int,
+        runtime: Runtime,
+        begun: dict[str, float] | None = None,
     ):
         """`every`: steps between lines; `crops`: images of one micro-batch in this process."""
         self.every, self.crops, self.runtime = every, crops * runtime.world, runtime
-        self.sums: dict[str, Tensor] = {}
-        self.micros = 0  # micro-batches since the last line
+        self.sums: dict[str, Tensor | float] = dict(begun or {})
+        if not runtime.is_main:  # the sums are those of all processes
+            self.sums = dict.fromkeys(self.sums, 0.0)
+        self.sums_of_steps = self.sums  # without those of a step that is not finished
+        self.timed = 0  # micro-batches since the clock started
         self.waited, self.since = 0.0, time.perf_counter()
         self.bar = tqdm(total=steps, initial=step, unit="step", disable=not runtime.is_main)
         self.path = folder / "metrics.jsonl"
@@ -66,25 +80,33 @@ class RunLog:
 
     def add(self, terms: dict[str, Tensor]) -> None:
         """Terms of one micro-batch. They stay on the device until a line is written."""
-        for name, value in terms.items():
-            self.sums[name] = self.sums.get(name, 0) + value
-        self.micros += 1
+        terms = {MICROS: 1, **terms}
+        begun = self.sums if self.sums.keys() == terms.keys() else {}  # other terms at a resume
+        self.sums = {name: begun.get(name, 0) + value for name, value in terms.items()}
+        self.timed += 1
+
+    def unwritten(self) -> dict[str, float]:
+        """Sums of the whole steps since the last line, over the processes: `begun` of a resume."""
+        sums = self.sums_of_steps
+        totals = self.runtime.total([float(value) for value in sums.values()])
+        return dict(zip(sums, totals, strict=True))
 
     def step(self, step: int, learning_rate: float) -> None:
         """Advance the bar after optimizer step `step`, and write a line if one is due."""
         self.bar.update()
+        self.sums_of_steps = self.sums
         if step % self.every and step != self.bar.total:
             return
-        sums = self.runtime.total([float(value) for value in self.sums.values()])
-        count = self.micros * self.runtime.world
-        means = {name: value / count for name, value in zip(self.sums, sums, strict=True)}
+        sums = self.unwritten()
+        count = sums.pop(MICROS)
+        means = {name: value / count for name, value in sums.items()}
         self.bar.set_postfix({name: f"{value:.4f}" for name, value in means.items()})
         passed = time.perf_counter() - self.since
-        rates = {"crops_per_second": self.micros * self.crops / passed}
+        rates = {"crops_per_second": self.timed * self.crops / passed}
         rates["waiting_for_data"] = self.waited / passed
         self.scalars(step, means | rates | {"learning_rate": learning_rate})
-        self.sums, self.micros = {}, 0
-        self.waited, self.since = 0.0, time.perf_counter()
+        self.sums = self.sums_of_steps = {}
+        self.timed, self.waited, self.since = 0, 0.0, time.perf_counter()
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """One line of metrics.jsonl, and the same in TensorBoard."""

@@ -254,27 +254,65 @@ def require_package(package: str) -> Any:
         ) from error
 
 
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM, at a place where a loop can be left."""
+
+
 class StopSignal:
-    """Turns Ctrl-C and SIGTERM into a question that a loop asks between its steps."""
+    """Lets a loop end what it has begun when Ctrl-C or SIGTERM comes.
+
+    `check`, between two steps, raises `Stopped` in all processes together. Inside `interruptible`,
+    around what may take long, it is raised `PATIENCE` seconds after the signal in this process
+    alone. `leaving` is around the whole loop.
+    """
+
+    PATIENCE = 3.0
 
     def __init__(self, runtime: Runtime):
-        self.runtime, self.number = runtime, 0
+        self.runtime, self.number, self.may_raise = runtime, 0, False
+        self.together = runtime.world == 1
 
     def __enter__(self) -> "StopSignal":
-        kinds = (signal.SIGINT, signal.SIGTERM)
+        kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
         self.previous = {kind: signal.signal(kind, self.note) for kind in kinds}
         return self
 
-    def note(self, number: int, frame: Any) -> None:
-        self.number = number
-
     def __exit__(self, *error: Any) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for kind, handler in self.previous.items():
             signal.signal(kind, handler)
 
-    def wanted(self) -> bool:
-        """Whether any process was told to stop. All processes get the same answer."""
-        return self.runtime.total([self.number])[0] > 0
+    def note(self, number: int, frame: Any) -> None:
+        if number == signal.SIGALRM and self.may_raise:
+            self.may_raise = False  # not again in what the first one ends
+            raise Stopped
+        if not self.number:
+            self.number = number
+            signal.setitimer(signal.ITIMER_REAL, self.PATIENCE, 1)
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        self.may_raise = True
+        try:
+            yield
+        finally:
+            self.may_raise = False
+
+    def check(self) -> None:
+        if self.runtime.total([self.number])[0] > 0:
+            self.together = True
+            raise Stopped
+
+    @contextlib.contextmanager
+    def leaving(self, last_work: Callable[[], None]) -> Iterator[None]:
+        """When `Stopped` comes out of it: `last_work`, then the exit status of the signal. No work
+        if other processes may still wait for this one in another place."""
+        try:
+            yield
+        except Stopped:
+            if self.together:
+                last_work()
+            raise SystemExit(128 + (self.number or signal.SIGTERM)) from None
 
 
 # --------------------------------------------------------------------------------------------------

@@ -1,13 +1,16 @@
 """Checkpoints: written whole or not at all, read strictly, and what is foreign is named."""
 
+import argparse
+import traceback
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import TINY_STUDENT, changed
 
 import main_sharpening_script as script
-from sharpening import settings
+from sharpening import SharpeningError, settings
 from sharpening.image_pairs import demo_pairs
 from sharpening.media_files import MediaError
 from sharpening.synthetic_blur import DegradationConfig
@@ -65,7 +68,7 @@ def test_weights_that_are_not_finite_are_refused(student_file):
 
 def test_a_file_that_could_run_code_is_not_recommended(tmp_path):
     torch.save(Runs(), tmp_path / "evil.pth")
-    with pytest.raises(script.SharpeningError, match=r"evil\.pth .*no file of weights") as caught:
+    with pytest.raises(script.SharpeningError, match=r"evil\.pth .*Runs.* can run code") as caught:
         script.load_checkpoint(tmp_path / "evil.pth")
     assert "weights_only" not in str(caught.value)
 
@@ -185,3 +188,100 @@ def test_the_students_that_ship_sharpen(name, runtime):
         for _, blurry, sharp in images
     ]
     assert len(gains) == 4 and sum(gains) / 4 > 0.2
+
+
+# --- checkpoints of other training scripts
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def nested(path, value):
+    for name in reversed(path):
+        value = {name: value}
+    return value
+
+
+@pytest.mark.parametrize(
+    ("entries", "prefix"),
+    [
+        (["model"], ""),
+        (["net"], ""),
+        (["generator"], ""),
+        (["model_state_dict"], ""),
+        (["state_dict"], "net."),
+        (["params"], "_orig_mod."),
+        (["params"], "module.module."),
+        (["params"], "module._orig_mod."),
+        (["model", "state_dict"], "module.generator."),
+        ([], "model.net."),
+        (["params_ema"], ""),
+    ],
+)
+def test_weights_of_other_training_scripts_are_found(teacher_file, tmp_path, entries, prefix):
+    weights = script.load_checkpoint(teacher_file)["params"]
+    other = {f"{prefix}{name}": value for name, value in weights.items()}
+    payload = nested(entries, other)
+    path = tmp_path / "other.pth"
+    torch.save(payload | {"epoch": 3, "optimizer": {"state": {0: torch.zeros(2)}}}, path)
+    assert same(script.restormer_from_weights(path).state_dict(), weights)
+
+
+def test_what_an_average_and_a_lightning_module_save_beside_the_weights_is_left_out(
+    config, runtime, tmp_path
+):
+    student = script.SEUNet(config.student)
+    weights = student.state_dict()
+    average = torch.optim.swa_utils.AveragedModel(student).state_dict()
+    assert "n_averaged" in average
+    lightning = {f"net.{name}": value for name, value in weights.items()}
+    lightning |= {"vgg.0.weight": torch.ones(3), "loss.scale": torch.ones(1)}
+    for payload in ({"model": average}, {"state_dict": lightning}):
+        torch.save(payload, tmp_path / "given.pth")
+        begun = changed(config, train={"initial_weights": tmp_path / "given.pth"})
+        assert same(script.fresh_state(begun, None, runtime).trainee.net.state_dict(), weights)
+
+
+def test_a_network_whose_own_names_look_wrapped_keeps_them(tmp_path):
+    class Peer(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = torch.nn.Conv2d(3, 3, 1)
+
+    one, other = Peer(), Peer()
+    for prefix in ("", "module."):
+        weights = {f"{prefix}{name}": value for name, value in one.state_dict().items()}
+        script.load_strictly(other, weights, tmp_path / "peer.pth")
+        assert same(other.state_dict(), one.state_dict())
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        ({"best": np.float64(31.5)}, "scalar"),
+        ({"hyper_parameters": argparse.Namespace(width=3)}, "argparse.Namespace"),
+    ],
+)
+def test_a_file_with_more_than_weights_is_not_called_cut_short(tmp_path, more, named, zipped):
+    path = tmp_path / "more.pth"
+    weights = {"state_dict": {"a": torch.zeros(2)}}
+    torch.save(weights | more, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(SharpeningError, match=rf"more\.pth .*{named}.*save the weights") as caught:
+        script.load_checkpoint(path)
+    assert "cut short" not in str(caught.value)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "weights_only" not in shown.replace("weights_only=True)", "")
+    assert "likely succeed" not in shown
+
+
+@pytest.mark.parametrize("channels", [1, 6])
+def test_a_teacher_for_other_channels_is_named(teacher_file, tmp_path, channels):
+    weights = script.load_checkpoint(teacher_file)["params"]
+    first = "patch_embed.proj.weight"
+    weights[first] = torch.zeros(len(weights[first]), channels, 3, 3)
+    torch.save({"params": weights}, tmp_path / "grey.pth")
+    wanted = rf"grey\.pth .*{channels} channels.*have 3.*--teacher\.weights"
+    with pytest.raises(SharpeningError, match=wanted):
+        script.restormer_from_weights(tmp_path / "grey.pth")

@@ -59,6 +59,18 @@ def test_single_images_need_no_equal_names(folders, capsys):
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["images"] == 1
 
 
+def test_one_name_with_two_suffixes_and_names_that_are_not_text(tmp_path, capsys):
+    odd = os.fsdecode(b"not\xfftext.png")
+    for side in ("before", "after"):
+        for name in ("a.png", "a.bmp", odd, "plain.png" if side == "before" else "plain.bmp"):
+            save(tmp_path / side / name, photo(20, 30))
+    output = tmp_path / "page.html"
+    compare.main(compare.CompareConfig(tmp_path / "before", tmp_path / "after", output=output))
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["images"] == 4
+    words = re.sub('base64,[^"]*', "", output.read_text())
+    assert all(name in words for name in ("a.png", "a.bmp", "not?text", "plain"))
+
+
 def test_what_cannot_be_compared_is_named(folders, tmp_path):
     save(tmp_path / "other" / "c.png", photo(10, 10))
     with pytest.raises(SharpeningError, match="no name in common"):

@@ -223,3 +223,8 @@ def test_stored_results_ask_for_what_goes_with_them(tmp_path):
 def test_all_weights_zero_is_refused():
     with pytest.raises(ValueError, match="nothing would be trained"):
         script.LossConfig(0, 0, 0, 0, 0, 0)
+
+
+def test_a_lowest_rate_above_the_highest_is_refused():
+    with pytest.raises(ValueError, match="lowest_rate .* must not exceed train.learning_rate"):
+        script.TrainConfig(learning_rate=1e-6, lowest_rate=1e-5)

@@ -20,10 +20,12 @@ from PIL import Image
 from stress_corpus import make_stress_corpus, make_video
 
 import main_sharpening_script as script
-from sharpening import file_inference, media_files
+from sharpening import file_inference, media_files, video_files
 from sharpening.file_inference import FileSettings, Plan, plan_jobs, sharpen_files
-from sharpening.media_files import MediaError, read_picture, transform_video, write_picture
+from sharpening.media_files import MediaError, read_picture, write_picture
 from sharpening.runtime import thread_pool
+from sharpening.transcoding import open_video
+from sharpening.video_files import transform_video
 
 
 @pytest.fixture
@@ -54,9 +56,9 @@ def files_below(folder: Path) -> set[Path]:
 
 
 def video_facts(path: Path) -> tuple[list[float], list[bytes]]:
-    """Frame times in seconds, and the packets of everything that is not video."""
+    """Frame times in seconds (0 where the file has none), and the packets of all but video."""
     with av.open(str(path)) as container:
-        times = [round(float(frame.time), 3) for frame in container.decode(video=0)]
+        times = [round(float(frame.time or 0), 3) for frame in container.decode(video=0)]
     with av.open(str(path)) as container:
         others = [stream for stream in container.streams if stream.type != "video"]
         packets = container.demux(others) if others else []
@@ -292,6 +294,20 @@ def test_full_disk_stops_the_run(tmp_path, sharpen, monkeypatch, capsys, kind):
     assert len(files_below(tmp_path / "out")) == 40
 
 
+def test_a_decoder_that_crashes_does_not_end_the_run(tmp_path, sharpen, monkeypatch, capsys):
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
+        make_video(tmp_path / "in" / name)
+    crash = "import os; opened = t.open_video; t.open_video = lambda path: os.abort() "
+    crash += "if path.name == 'b.mp4' else opened(path); t.main()"
+    command = (*video_files.COMMAND[:3], video_files.PROGRAM + crash, video_files.COMMAND[4])
+    monkeypatch.setattr(video_files, "COMMAND", command)
+    assert sharpen(tmp_path / "in") == 1
+    shown = capsys.readouterr().out
+    assert "b.mp4: its decoder ended the process (signal 6)" in shown
+    assert "2 sharpened, 1 failed" in shown
+    assert {path.name for path in files_below(tmp_path / "out")} == {"a.mp4", "c.mp4"}
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("kind", ["image", "video"])
 def test_interruption_leaves_only_finished_files(
@@ -489,6 +505,34 @@ def test_finished_files_are_skipped_unless_overwritten(tmp_path):
     assert len(plan_jobs(source, tmp_path / "out", overwrite=True).jobs) == 2
 
 
+def test_what_a_killed_run_left_is_removed_and_what_another_writes_is_not(tmp_path):
+    source = touched(tmp_path / "in", "a.png", "b/c.png")
+    left = touched(tmp_path / "out", ".partial-12.png", "b/.partial-34.mp4", "other/.partial-5")
+    with media_files.atomic_write(left / "b" / "d.png") as temporary:
+        temporary.write_bytes(b"at work")
+        plan_jobs(source, left)
+        assert temporary.read_bytes() == b"at work"
+    found = {str(path.relative_to(left)) for path in left.rglob("*") if path.is_file()}
+    assert found == {"b/d.png", "other/.partial-5"}  # no target lies beside the last
+
+
+@pytest.mark.parametrize("suffix", ["mod", "m2v", "dv", "3g2", "qt", "rm", "insv", "265", "ogm"])
+def test_whatever_ffmpeg_decodes_is_taken_for_video(tmp_path, suffix):
+    source = touched(tmp_path / "in", f"a.{suffix.upper()}")
+    (job,) = plan_jobs(source, tmp_path / "out").jobs
+    assert job.kind == "video"
+    assert media_files.CONTAINERS[job.target.suffix.lower()]
+
+
+def test_files_that_are_no_media_are_named(tmp_path):
+    source = touched(tmp_path / "in", "a.png", "notes.txt", "layers.xcf")
+    plan = plan_jobs(source, tmp_path / "out")
+    shown = file_inference.summary(plan, 1, 0)
+    assert shown == "1 sharpened, 2 neither image nor video (layers.xcf, notes.txt)"
+    many = plan._replace(ignored=[tmp_path / f"{n}.txt" for n in range(12)])
+    assert file_inference.summary(many, 1, 0).endswith("9.txt and 2 more)")
+
+
 def test_loops_end_and_dangling_links_are_reported(tmp_path):
     source = touched(tmp_path / "in", "a/x.png", "b/y.png")
     (source / "a" / "up").symlink_to(source)
@@ -560,8 +604,11 @@ def test_a_folder_that_may_be_listed_but_not_entered_costs_only_itself(locked_ou
     assert all("(Permission denied)" in problem.reason for problem in plan.problems)
     with pytest.raises(MediaError, match="b.png: .*Permission denied"):
         plan_jobs(source / "locked" / "b.png", locked_out / "out")
-    with pytest.raises(MediaError, match="b.mp4: .*Permission denied"):
-        media_files.frame_count_hint(source / "locked" / "b.mp4")
+    with (
+        pytest.raises(MediaError, match="b.mp4: .*Permission denied"),
+        open_video(source / "locked" / "b.mp4"),
+    ):
+        pass
     outputs = plan_jobs(source / "a.png", source / "locked" / "out")
     assert [problem.path.name for problem in outputs.problems] == ["a.png"]
 

@@ -233,6 +233,13 @@ def test_images_that_the_log_does_not_know_are_not_stale(results):
     assert len(add_teacher_results(pairs, folder, 0.5)) == 3
 
 
+def test_a_log_of_results_that_is_damaged_is_named(results):
+    pairs, folder = results
+    (folder / "results.json").write_text('{"made_from": {')
+    with pytest.raises(SharpeningError, match=r"results\.json is damaged .*teacher_cache\.py"):
+        add_teacher_results(pairs, folder, 0.5)
+
+
 def test_there_are_no_results_for_synthetic_blur(results):
     pairs, folder = results
     synthetic = [Pair("s", pairs[0].sharp)]

@@ -3,6 +3,7 @@
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -18,6 +19,8 @@ import main_sharpening_script as script
 from sharpening import SharpeningError
 from sharpening.runtime import (
     Runtime,
+    Stopped,
+    StopSignal,
     default_runtime,
     prefetch,
     require_package,
@@ -146,3 +149,17 @@ def test_without_a_compiler_compiling_is_refused(runtime, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(SharpeningError, match="the compiler no-such-compiler"):
         runtime.wrap(nn.Identity(), compiled=True)
+
+
+def test_a_signal_between_two_steps_is_no_matter_of_patience(runtime):
+    with StopSignal(runtime) as stop:
+        stop.check()
+        os.kill(os.getpid(), signal.SIGINT)
+        start = time.monotonic()
+        with stop.interruptible():
+            pass
+        with pytest.raises(Stopped):
+            stop.check()
+    assert time.monotonic() - start < 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)

@@ -1,6 +1,7 @@
 """Tiles and Sharpener: a pointwise net gives whole and tiled alike, no seam, memory, loading."""
 
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -70,6 +71,15 @@ class OutOfMemoryAbove(torch.nn.Module):
         if x.shape[2] > self.side:
             raise torch.OutOfMemoryError("no memory")
         return x
+
+
+def test_a_read_only_image_is_taken_without_a_warning(runtime):
+    image = photo(8, 9)
+    image.setflags(write=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tensor = script.to_tensor(image, runtime.device)
+    np.testing.assert_array_equal(tensor[0].permute(1, 2, 0) * 255, image)
 
 
 def test_out_of_memory_halves_the_tile(runtime):

@@ -12,6 +12,7 @@ import io
 import json
 import string
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -71,18 +72,17 @@ class Match:
 
 
 def by_name(place: Path) -> dict[str, Path]:
-    """Path below the folder without suffix -> image; a single image has the name ''."""
+    """Path below the folder -> image: without its suffix where no other file shares that name,
+    else with it. A single image has the name ''."""
     if place.is_file():
         return {"": place}
-    found: dict[str, Path] = {}
-    for path in sorted(p for p in place.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES):
-        name = path.relative_to(place).with_suffix("").as_posix()
-        if name in found:
-            raise SharpeningError(f"{found[name]} and {path} share a name: remove one")
-        found[name] = path
-    if not found:
+    paths = sorted(p for p in place.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
         raise SharpeningError(f"no images in {place}")
-    return found
+    relative = [path.relative_to(place) for path in paths]
+    shared = Counter(path.with_suffix("") for path in relative)
+    names = [p if shared[p.with_suffix("")] > 1 else p.with_suffix("") for p in relative]
+    return {name.as_posix(): path for name, path in zip(names, paths, strict=True)}
 
 
 def matches(config: CompareConfig) -> list[Match]:
@@ -97,7 +97,15 @@ def matches(config: CompareConfig) -> list[Match]:
         )
     if config.sharp and (lacking := [name for name in common if name not in sharp]):
         raise SharpeningError(f"{config.sharp} has no original of {lacking[0] or config.before}")
-    return [Match(n or before[n].stem, before[n], after[n], sharp.get(n)) for n in common]
+    return [
+        Match(printable(name or before[name].stem), before[name], after[name], sharp.get(name))
+        for name in common
+    ]
+
+
+def printable(name: str) -> str:
+    """A file name with question marks for the bytes that are not UTF-8."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def data_url(image: np.ndarray, quality: int) -> str:

@@ -29,8 +29,8 @@ import main_sharpening_script as script
 from sharpening import SharpeningError
 from sharpening.file_inference import FileRun, Plan, plan_jobs, sharpen_files
 from sharpening.image_pairs import demo_frame
-from sharpening.media_files import frame_count_hint, transform_video
 from sharpening.runtime import prefetch, side_by_side, start_runtime, thread_pool
+from sharpening.video_files import frame_count_hint, transform_video
 from tools.common import run_tool
 from tools.machine import conditions
 
