@@ -2064,6 +2064,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = read_config(arguments)
         settings = (config.device, config.train.precision, config.train.seed)
         with start_runtime(*settings) as runtime:
+            config = dataclasses.replace(config, train=runtime.in_this_precision(config.train))
             if config.infer or config.live:
                 return (infer if config.infer else live)(config, runtime)
             if config.evaluate:

@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 data=${1:?a data set} valid=${2:?the sets of validation.sh} steps=${3:-20000}
 train() { # train NAME WEIGHTS BATCH FLAGS...
   python main_sharpening_script.py --data.root "$data" --train.folder "runs/gpu_$1" --train.samples "runs/gpu_$1/samples" \
-    --train.initial-weights "model_checkpoints/$2" --teacher.no-enabled --loss.perceptual 0 --loss.feature 0 --loss.kl 0 \
+    --train.initial-weights "model_checkpoints/$2" --teacher.no-enabled \
     --loss.ssim 0 --loss.frequency 1 --data.crop 256 --data.batch-size "$3" --data.crops-per-image 4 --data.workers 12 \
     --data.cache-gb 6 --data.synthetic-share 0.5 --data.reduction-chance 0.4 --degradation.motion 0.65 \
     --degradation.video-call 0.3 --degradation.length 0 40 --degradation.length-power 1 --degradation.lens-chance 0.6 \

@@ -6,6 +6,7 @@ torch.compile is in here, so that the training loop does not show it.
 
 import contextlib
 import ctypes
+import dataclasses
 import functools
 import importlib
 import itertools
@@ -35,6 +36,9 @@ from sharpening import SharpeningError
 # --------------------------------------------------------------------------------------------------
 
 
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
 @dataclass(frozen=True)
 class Runtime:
     """The device and autocast type of a run, and this process among the others."""
@@ -47,6 +51,12 @@ class Runtime:
     @property
     def precision(self) -> str:
         return str(self.dtype).removeprefix("torch.")
+
+    def in_this_precision(self, settings: Any) -> Any:
+        """`settings`, a dataclass, with its `precision` as it is here and not "auto": a run that is
+        resumed computes as before, whatever a new timing would choose."""
+        (name,) = (name for name, dtype in PRECISIONS.items() if dtype == self.dtype)
+        return dataclasses.replace(settings, precision=name)
 
     @property
     def is_main(self) -> bool:
@@ -180,7 +190,7 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Autocast type for `precision`. auto: on a GPU bf16, or fp16 if it has no bf16; on a CPU the
     faster one of bf16 and fp32; on Apple's GPU fp32."""
     if precision != "auto":
-        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        return PRECISIONS[precision]
     if device.type == "mps":
         return torch.float32  # not every version of macOS has bf16, and fp16 overflows in training
     if device.type == "cuda":

@@ -19,6 +19,7 @@ from sharpening import SharpeningError
 from sharpening.image_pairs import add_teacher_results, read_rgb
 from sharpening.media_files import MediaError
 from sharpening.muon import MuonAndAdam
+from sharpening.runtime import bf16_is_faster
 
 
 def weights(path):
@@ -753,3 +754,11 @@ def test_initial_weights_of_other_sizes_name_the_flags(config, runtime, tmp_path
     begun = changed(config, train={"initial_weights": given})
     with pytest.raises(SharpeningError, match=r"given\.pth does not fit.*--size and --student"):
         script.fresh_state(begun, None, runtime)
+
+
+def test_a_resumed_run_keeps_the_precision_that_auto_chose(config, tmp_path):
+    short = ["--train.folder", config.train.folder, "--train.epochs", "1"]
+    short += ["--train.steps-per-epoch", "1", "--train.precision", "auto"]
+    assert script.main(command(config, tmp_path, *short)[1:]) == 0
+    stored = script.load_checkpoint(config.train.folder / "last.pth")["config"]["train"]
+    assert stored["precision"] == ("bf16" if bf16_is_faster() else "fp32")
