@@ -282,7 +282,7 @@ def test_a_size_that_changes_midway_is_followed(monkeypatch):
 
 
 INTERRUPTED = """
-import sys, time
+import signal, sys, time
 import numpy as np
 from pathlib import Path
 from sharpening.live import LiveConfig, Recording, run_live
@@ -293,6 +293,7 @@ class Told(Recording):
         if frame.captured - self.begun > 0.2:
             print("running", flush=True)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 config = LiveConfig(camera=sys.argv[1], repeat=True)
 run_live(lambda image: image, config, output=Told(Path(sys.argv[2])))
 """
