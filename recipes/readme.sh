@@ -15,4 +15,4 @@ bash recipes/variants.sh model_checkpoints/student_pretrained.pth "$pairs" "$gop
 bash recipes/nafnet.sh "$data" "$pairs" "$gopro" "$sharp" 1
 bash recipes/pareto.sh runs/nafnet_seed_1
 # peak memory of --infer on 100 megapixels, and the published Restormer's time against ours
-python -m pytest -m slow -s -k "100_megapixels or 1_7_times"
+python -m pytest -m slow -s  # memory of 100 megapixels, speed of the teacher, and checks too slow for CI

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import signal
 from pathlib import Path
 
 # before torch is imported: its threads wait by spinning, which slows a busy machine down
@@ -16,6 +17,9 @@ from PIL import Image
 import main_sharpening_script as script
 from sharpening.image_pairs import demo_frame
 from sharpening.runtime import Runtime
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job: tests send Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def photo(height: int, width: int, seed: int = 0) -> np.ndarray:

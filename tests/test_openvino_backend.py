@@ -164,6 +164,7 @@ def test_back_ends_agree_behind_a_sharpener(student, runtime, dtype):
         assert np.abs(results[0] - image).max() > 3  # the student does something
 
 
+@pytest.mark.slow
 def test_eight_bits_keep_the_picture_if_the_ends_stay_in_floating_point(student, model, runtime):
     pytest.importorskip("nncf", reason="INT8 needs nncf: pip install -r requirements-dev.txt")
     crops = [photo(64, 64, seed) for seed in range(8)]

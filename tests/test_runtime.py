@@ -127,6 +127,7 @@ def test_freed_memory_is_used_again_unless_the_environment_says_otherwise():
     assert 5 * page_faults() < page_faults(MALLOC_MMAP_THRESHOLD_="131072")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 def test_a_compiled_student_computes_the_same(runtime):
     sizes = script.StudentConfig(stem=4, width=4, encoder=(0,), middle=1, decoder=(0,))

@@ -596,6 +596,7 @@ def test_ctrl_c_during_an_evaluation_does_not_wait_for_its_end(config, run, tmp_
     assert best[0]["psnr"] == best[1]["psnr"] and same(best[0]["params"], best[1]["params"])
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_stuck_in_a_file_does_not_keep_a_stopped_training(config, tmp_path):
     """The second image of every draw hangs, as on a network drive that is gone."""
     code = (
