@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import os
 import signal
 from pathlib import Path
@@ -161,3 +162,15 @@ def four_cores():
     torch.set_num_threads(4)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def student_file(tmp_path):
+    path = tmp_path / "student.pth"
+    script.save_checkpoint(path, script.network_payload(make_student(strength=0.01)))
+    return path
+
+
+def last_line(capsys) -> dict:
+    """The JSON object with which every tool ends."""
+    return json.loads(capsys.readouterr().out.splitlines()[-1])

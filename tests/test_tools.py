@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import CPU, TINY_STUDENT, make_student, save, write_pairs
+from conftest import CPU, TINY_STUDENT, last_line, save, write_pairs
 from PIL import Image
 
 import main_sharpening_script as script
@@ -16,17 +16,6 @@ from sharpening.image_pairs import demo_pairs, read_pair, read_rgb
 from sharpening.runtime import pick_dtype
 from tools import common, mix_weights, networks, pareto, pictures, variants
 from tools import validation_table as validation
-
-
-@pytest.fixture
-def student_file(tmp_path):
-    path = tmp_path / "student.pth"
-    script.save_checkpoint(path, script.network_payload(make_student(strength=0.01)))
-    return path
-
-
-def last_line(capsys) -> dict:
-    return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
 def test_a_tool_ends_with_a_status_and_a_line(capsys):

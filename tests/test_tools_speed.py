@@ -1,29 +1,17 @@
 """The tools that time: every way is measured in turn, and what is counted is right."""
 
 import dataclasses
-import json
 import threading
 
 import pytest
 import torch
-from conftest import make_student
+from conftest import last_line
 
 import main_sharpening_script as script
 from sharpening import SharpeningError
 from tools import benchmark, machine, networks, pipeline_rate
 from tools.blocks import BLOCKS
 from tools.machine import peak_memory, peak_resident, touch
-
-
-@pytest.fixture
-def student_file(tmp_path):
-    path = tmp_path / "student.pth"
-    script.save_checkpoint(path, script.network_payload(make_student(strength=0.01)))
-    return path
-
-
-def last_line(capsys) -> dict:
-    return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
 class Scale(torch.nn.Module):

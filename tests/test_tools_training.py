@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY_STUDENT, changed, make_student, tiny_restormer, write_pairs
+from conftest import TINY_STUDENT, changed, last_line, make_student, tiny_restormer, write_pairs
 from PIL import Image
 
 import main_sharpening_script as script
@@ -36,10 +36,6 @@ class Scale(torch.nn.Module):
 
     def forward(self, blurry):
         return self.factor * blurry
-
-
-def last_line(capsys) -> dict:
-    return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
 # Ablation
