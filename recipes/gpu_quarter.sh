@@ -1,62 +1,108 @@
 #!/usr/bin/env bash
-# A quarter of an hour on one GPU: what CPUs cannot show, then training of both students with all the time that is left.
-#   bash recipes/gpu_quarter.sh DATA [OUT]
-# DATA: a data set as in GoPro_dataset/README.md; OUT (runs/gpu_quarter) gets tables, logs and, every minute, the weights.
-# ALL_SECONDS: the time for everything (840). Rehearsal in small: DEVICE=cpu ALL_SECONDS=240 bash recipes/gpu_quarter.sh ...
+# A quarter of an hour on one GPU: what CPUs cannot show, then both students trained with all the time that is left.
+#   bash recipes/gpu_quarter.sh DATA [OUT] [PART...]
+# DATA: a data set as in GoPro_dataset/README.md; OUT (runs/gpu_quarter) gets tables, logs and weights. Parts, in this order:
+#   speed   frames a second of both students, of NAFNet and of the teacher: 2 minutes
+#   trial   all trainings side by side for 45 seconds: how many steps fit into the time
+#   tests   those that need a GPU, in the background of the next part
+#   train   all trainings side by side, TRAIN_SECONDS (480), in one cosine each; a step launches many small kernels, so that
+#           one training alone leaves most of the GPU idle
+# Rehearsal in small on a CPU: DEVICE=cpu TRAIN_SECONDS=60 bash recipes/gpu_quarter.sh ...
 set -euo pipefail
 cd "$(dirname "$0")/.."
-data=$(realpath "${1:?a data set}") out=${2:-runs/gpu_quarter} device=${DEVICE:-cuda} all=${ALL_SECONDS:-840}
-mkdir -p "$out"
+data=$(realpath "${1:?a data set}") out=${2:-runs/gpu_quarter} device=${DEVICE:-cuda} for=${TRAIN_SECONDS:-480}
+parts=("${@:3}")
+[ ${#parts[@]} != 0 ] || parts=(speed trial tests train)
+work=runs/gpu_quarter_work # last.pth and the rates of the trial
+mkdir -p "$out" "$work"
 SECONDS=0
 if [ "$device" = cuda ]; then
-  sizes=(512x512 1920x1080) precisions=(fp16 bf16) backends=(pytorch compiled) rounds=15 crop=256 workers=12
-  batch_standard=32 batch_live=64 more=(--train.compile)
+  sizes=(512x512 1920x1080) precisions=(fp16 bf16) compiled=compiled rounds=20
+  crop=256 workers=3 batch=64 trial=45
 else
-  sizes=(256x256) precisions=(bf16) backends=(pytorch) rounds=2 crop=64 workers=0 batch_standard=4 batch_live=4 more=()
+  sizes=(256x256) precisions=(bf16) compiled=pytorch rounds=2
+  crop=64 workers=0 batch=4 trial=60
 fi
 
 try() { # try NAME COMMAND...: at most 100 seconds; a failure is kept and does not end the rest
   echo "== $1, second $SECONDS"
   timeout 100 "${@:2}" > "$out/$1.txt" 2>&1 || echo "failed: $out/$1.txt"
-  tail -n 12 "$out/$1.txt" | cut -c 1-160
+  tail -n 10 "$out/$1.txt" | cut -c 1-150
 }
 
-try tests python -m pytest -q tests/test_gpu.py
-try students python tools/benchmark.py standard live --device "$device" --backends "${backends[@]}" \
-  --precisions "${precisions[@]}" --sizes "${sizes[@]}" --rounds $rounds
-try nafnet python tools/benchmark.py nafnet --network nafnet --arguments '{"width": 16}' --device "$device" \
-  --backends "${backends[@]}" --precisions "${precisions[@]}" --sizes "${sizes[@]}" --rounds $rounds
+nafnet='{"width": 16, "enc_blk_nums": [1, 1, 1, 14], "middle_blk_num": 1, "dec_blk_nums": [1, 1, 1, 1]}'
+speed() {
+  time_of() { try "$1" python tools/benchmark.py "${@:2}" --device "$device" --rounds $rounds; }
+  time_of students standard live --network nafnet --arguments "$nafnet" --precisions "${precisions[@]}" --sizes "${sizes[@]}"
+  time_of teacher standard --network restormer --precisions "${precisions[@]}" --sizes "${sizes[0]}"
+  time_of compiled standard live --network nafnet --arguments "$nafnet" --backends "$compiled" \
+    --precisions "${precisions[0]}" --sizes "${sizes[0]}"
+}
 
-train() { # train NAME WEIGHTS BATCH UNTIL: until that second, in one cosine as long as its first steps suggest
-  local folder=$out/$1 batch=$3 until=$4 steps=40 epochs save
-  run() { # run FLAGS...
-    timeout --signal TERM $((until - SECONDS)) python main_sharpening_script.py --device "$device" --data.root "$data" \
-      --train.folder "$folder" --train.samples "$folder/samples" --teacher.no-enabled \
-      --loss.ssim 0 --loss.frequency 1 --data.crop $crop --data.batch-size "$batch" --data.crops-per-image 4 \
-      --data.workers $workers --data.synthetic-share 0.5 --data.reduction-chance 0.4 --data.reduction 0.7 3 \
-      --degradation.motion 0.45 --degradation.video-call 0.2 --degradation.moving-object 0.2 \
-      --degradation.soft-chance 0.25 --degradation.length 0 40 --degradation.length-power 1 \
-      --degradation.response-power 1 --train.steps-per-epoch $steps --train.accumulation 1 --train.restart-cycles 1 \
-      --train.optimizer muon --train.learning-rate 6e-4 --train.clip-norm 0.3 --train.evaluate-every 1000 \
-      --train.log-every 10 "${more[@]}" "$@" >> "$folder.log" 2>&1 || [ $? = 124 ]
-  }
-  echo "== $1, second $SECONDS"
-  rm -rf "$folder" "$folder.log"
-  run --train.epochs 1 --train.initial-weights "$2"
-  read -r epochs save < <(python - "$folder/metrics.jsonl" "$batch" $steps $((until - SECONDS)) << 'P'
+# What the trainings see. blur: more real blur and camera motion. leave: more that is right and must stay.
+blur=(--data.synthetic-share 0.5 --degradation.motion 0.55 --degradation.video-call 0.2 --degradation.moving-object 0.1
+  --degradation.soft-chance 0.15 --degradation.response-power 2)
+leave=(--data.synthetic-share 0.6 --degradation.motion 0.35 --degradation.video-call 0.2 --degradation.moving-object 0.25
+  --degradation.soft-chance 0.35 --degradation.response-power 1)
+declare -A begin=([standard]=student_pretrained.pth [live]=student_live.pth)
+runs=(standard_blur standard_leave live_blur live_leave)
+
+train() { # train NAME STEPS: of one student, in the background of the others
+  local name=$1 kind=${1#*_}
+  local -n flags=$kind
+  python main_sharpening_script.py --device "$device" --overwrite --data.root "$data" \
+    --train.folder "$work/$name" --train.samples "$work/$name/samples" --teacher.no-enabled \
+    --loss.perceptual 0 --loss.feature 0 --loss.kl 0 --loss.ssim 0 --loss.frequency 1 \
+    --data.crop $crop --data.batch-size $batch --data.crops-per-image 4 --data.workers $workers --data.cache-gb 4 \
+    --data.reduction-chance 0.4 --data.reduction 0.7 3 "${flags[@]}" --degradation.length 0 40 --degradation.length-power 1 \
+    --degradation.lens-chance 0.6 --degradation.jpeg-chance 0.65 \
+    --train.initial-weights "model_checkpoints/${begin[${name%_*}]}" --train.optimizer muon --train.learning-rate 8e-4 \
+    --train.steps-per-epoch "$2" --train.epochs 1 --train.accumulation 1 --train.restart-cycles 1 \
+    --train.evaluate-every 1000 --train.save-every 500 --train.log-every 10 --train.seed ${#name} \
+    > "$work/$name.log" 2>&1 || tail -n 3 "$work/$name.log" | tail -c 300
+}
+
+together() { # together SECONDS STEPS_OF_RUN...: all runs until that time, then weights and logs into OUT
+  local limit=$1 i=1 name
+  export -f train
+  for name in "${runs[@]}"; do
+    i=$((i + 1))
+    train "$name" "${!i}" &
+  done
+  ( sleep "$limit"; pkill -TERM -f "train.folder $work/" ) & # each saves its state and ends
+  local clock=$!
+  for name in $(jobs -p | grep -v "^$clock$"); do wait "$name"; done
+  kill $clock 2> /dev/null || true
+}
+
+for part in "${parts[@]}"; do
+  echo "== $part, second $SECONDS"
+  case $part in
+    speed) speed ;;
+    tests) try tests python -m pytest -q tests/test_gpu.py & ;;
+    trial) together $trial 1000000 1000000 1000000 1000000 ;;
+    train)
+      read -ra steps < <(python - "$for" $batch "$work" "${runs[@]}" << 'P'
 import json
 import sys
 
-rows = [json.loads(line) for line in open(sys.argv[1])]
-rate = [row["crops_per_second"] for row in rows if "crops_per_second" in row][-1] / int(sys.argv[2])
-steps = max(0, 0.85 * int(sys.argv[4]) - 20) * rate  # starting, compiling and evaluating take their part
-print(1 + int(steps / int(sys.argv[3])), max(1, round(60 * rate)))
+seconds, batch, work, *runs = sys.argv[1:]
+for run in runs:
+    rows = [json.loads(line) for line in open(f"{work}/{run}/metrics.jsonl")]
+    rates = [row["crops_per_second"] / int(batch) for row in rows if "crops_per_second" in row]
+    later = rates[len(rates) // 2 :]  # the first steps prepare kernels
+    print(round(0.92 * (int(seconds) - 35) * len(later) / sum(1 / rate for rate in later)), end=" ")
+print()
 P
-  ) || { epochs=10 save=100; }
-  run --train.epochs "$epochs" --train.save-every "$save" --train.initial-weights "$2" --overwrite
-  tail -c 300 "$folder.log"
-}
-left=$((all - SECONDS))
-train standard model_checkpoints/student_pretrained.pth $batch_standard $((SECONDS + left * 2 / 3))
-train live model_checkpoints/student_live.pth $batch_live "$all"
-ls -R "$out"
+)
+      echo "steps: ${steps[*]}"
+      together "$for" "${steps[@]}"
+      for name in "${runs[@]}"; do
+        python tools/mix_weights.py "1=$work/$name/last.pth" -o "$out/$name.pth"
+        tail -n 1 "$work/$name/metrics.jsonl"
+      done
+      tar czf "$out/logs.tgz" "$work"/*.log "$work"/*/metrics.jsonl ;;
+    *) echo "no such part: $part"; exit 2 ;;
+  esac
+done
+wait
