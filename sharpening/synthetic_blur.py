@@ -301,7 +301,9 @@ def padded(paths: Sequence[Tensor]) -> Tensor:
 def soften(image: Tensor, generator: torch.Generator, config: DegradationConfig) -> Tensor:
     """`image` (3, H, W) out of focus in parts, or slightly in all of it; half are compressed.
 
-    What students used to change most in sharp photographs were their slightly soft parts.
+    What students used to change most in sharp photographs were their slightly soft parts, and of
+    those most the ones that light spreads over, such as a soft twig before the sky. So the blur is
+    averaged in light, as in a lens.
     """
     low, high = config.soft_radius
     everywhere = chance(generator, 0.2)
@@ -309,7 +311,10 @@ def soften(image: Tensor, generator: torch.Generator, config: DegradationConfig)
         radius = low * uniform(generator, 0.5, 1.5)
     else:
         radius = uniform(generator, low, high, 2.0)
-    soft = lens_blur(image, radius, gaussian=chance(generator, 0.5))
+    response, brightest = torch.tensor(draw_light(generator, config), device=image.device)
+    light = to_clipped_light(image, response, brightest)
+    light = lens_blur(light, radius, gaussian=chance(generator, 0.5))
+    soft = to_values(light.clamp(0, 1), response)
     if not everywhere:
         soft = torch.lerp(image, soft, soft_mask(generator, *image.shape[1:]).to(image.device))
     if chance(generator, 0.5):
@@ -381,6 +386,12 @@ class Exposure:
     motion: Motion | None
 
 
+def draw_light(generator: torch.Generator, config: DegradationConfig) -> tuple[float, float]:
+    """Camera response, and how much brighter than white clipped white was."""
+    response = uniform(generator, *config.response, config.response_power)
+    return response, uniform(generator, *config.highlight, HIGHLIGHT_POWER)
+
+
 def draw_exposure(
     image: Tensor, generator: torch.Generator, config: DegradationConfig
 ) -> tuple[Tensor, Exposure | None]:
@@ -393,8 +404,7 @@ def draw_exposure(
         image = soften(image, generator, config)
     if untouched:
         return image, None
-    response = uniform(generator, *config.response, config.response_power)
-    brightest = uniform(generator, *config.highlight, HIGHLIGHT_POWER)
+    response, brightest = draw_light(generator, config)
     lens = motion = None
     if (call and chance(generator, config.lens_chance)) or (
         in_front and chance(generator, config.background_chance)

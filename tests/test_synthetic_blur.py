@@ -264,6 +264,17 @@ def test_softness_stays_in_the_target(sharp):
     assert not torch.equal(blurry, target) and not torch.equal(target, (sharp * 255).round() / 255)
 
 
+def test_softness_spreads_light_as_a_lens_does():
+    twig = torch.ones(8, 3, 64, 64) * 0.9
+    twig[..., 30:34] = 0.1
+    targets = {
+        k: degrade(twig, generators_for(0, range(8)), dataclasses.replace(SOFT, response=(k, k)))
+        for k in (0.0, 6.5)
+    }
+    stored, light = (target.mean() for _, target in targets.values())
+    assert (stored - twig.mean()).abs() < 0.005 < 0.01 < light - twig.mean()
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (2, 3), (17, 31), (33, 8)])
 @pytest.mark.parametrize(
     "config", [MOTION, CALL, IN_FRONT, SOFT], ids=["motion", "call", "in front", "soft"]
