@@ -460,8 +460,9 @@ class Result:
     def _add_stream(self, stream: av.stream.Stream) -> None:
         """Have `stream` copied, or its sound encoded anew, or say that it is left out."""
         name, format = _codec_name(stream), self.container.format.name
-        if stream.type in ("audio", "subtitle", "attachment") and holds(format, stream):
-            twin = self.container.add_stream_from_template(stream)
+        copies = stream.type in ("audio", "subtitle", "attachment")
+        if copies and (add_twin := way_to_copy(format, stream)):
+            twin = add_twin(self.container, stream)
             self.carriers[stream.index] = functools.partial(copied, twin)
             self.copied += 1
         elif stream.type == "audio" and stream.codec_context is not None and stream.rate:
@@ -559,19 +560,37 @@ def losses(source: Source, target: Path) -> list[str]:
 # ----------------------------------------------------------------------------------------------
 
 
-def holds(format: str, stream: av.stream.Stream) -> bool:
-    """Whether a container takes this stream's packets, asked by writing a header with it alone:
-    FFmpeg's list of codecs promises more than its headers keep."""
+AddTwin = Callable[[av.container.OutputContainer, av.stream.Stream], av.stream.Stream]
+
+
+def way_to_copy(format: str, stream: av.stream.Stream) -> AddTwin | None:
+    """What adds a stream for the same packets to a container, or None if it cannot hold them.
+
+    Tried by writing a header with that stream alone: FFmpeg's list of codecs promises more than
+    its headers keep, and leaves out sound that Matroska can hold.
+    """
     if (format, _codec_name(stream)) in CRASHES:
-        return False
+        return None
+    ways: list[AddTwin] = [av.container.OutputContainer.add_stream_from_template]
+    if format == "matroska" and stream.type == "audio":
+        ways.append(_with_parameters_of)
     options = options_of_container(format, ())
-    try:
-        with av.open(io.BytesIO(), "w", format=format, container_options=options) as scratch:
-            scratch.add_stream_from_template(stream)
-            scratch.start_encoding()
-    except (ValueError, av.FFmpegError):
-        return False
-    return True
+    for add_twin in ways:
+        with suppress(ValueError, av.FFmpegError):
+            with av.open(io.BytesIO(), "w", format=format, container_options=options) as scratch:
+                add_twin(scratch, stream)
+                scratch.start_encoding()
+            return add_twin
+    return None
+
+
+def _with_parameters_of(
+    container: av.container.OutputContainer, stream: av.AudioStream
+) -> av.AudioStream:
+    """A stream for sound of any codec: a filter that changes nothing sets all its parameters."""
+    twin = container.add_mux_stream("flac", time_base=stream.time_base)
+    av.bitstream.BitStreamFilterContext("null", stream, twin)
+    return twin
 
 
 def copied(twin: av.stream.Stream, packet: av.Packet | None) -> list[av.Packet]:

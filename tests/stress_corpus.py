@@ -106,13 +106,19 @@ def _add_sound(container, stream, rng) -> None:
     container.mux(stream.encode(None))
 
 
-def make_talkie(path: Path, codec: str = "libx264", sound: str = "pcm_s16le", **options) -> Path:
+def make_talkie(
+    path: Path,
+    codec: str = "libx264",
+    sound: str = "pcm_s16le",
+    rate: int = 44_100,
+    **options,
+) -> Path:
     """Two seconds in which picture and sound are loud together in frames 20 and 35 of 50."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25, options=options)
         stream.width, stream.height, stream.bit_rate = 64, 48, 2_000_000
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-        audio = container.add_stream(sound, rate=44_100, layout="mono")
+        audio = container.add_stream(sound, rate=rate, layout="mono")
         audio.bit_rate = 64_000
         for number in range(50):
             loud = number in (20, 35)
@@ -121,12 +127,13 @@ def make_talkie(path: Path, codec: str = "libx264", sound: str = "pcm_s16le", **
             frame = av.VideoFrame.from_ndarray(picture)
             frame.pts, frame.time_base = number, Fraction(1, 25)
             container.mux(stream.encode(frame))
-            samples = np.sin(np.arange(1764) / 5)[None] * (0.8 if loud else 0.001)
+            samples = np.sin(np.arange(rate // 25) / 5)[None] * (0.8 if loud else 0.001)
             whole = audio.codec_context.format.name.startswith("s16")
             samples = (samples * 32767).astype(np.int16) if whole else samples.astype(np.float32)
             kind = audio.codec_context.format.name
             part = av.AudioFrame.from_ndarray(samples, format=kind, layout="mono")
-            part.sample_rate, part.pts, part.time_base = 44_100, number * 1764, Fraction(1, 44_100)
+            part.sample_rate, part.time_base = rate, Fraction(1, rate)
+            part.pts = number * rate // 25
             container.mux(audio.encode(part))
         container.mux(stream.encode(None))
         container.mux(audio.encode(None))
