@@ -521,6 +521,8 @@ def _refuse_damaged_jpeg(found: _Found, data: bytes, channels: int) -> None:
     surplus = re.search(r"(\d+) extraneous bytes before marker 0xd9", told)
     if told and not surplus:
         raise found.damaged(told)
+    if _has_overlong_blocks(data):
+        raise found.damaged("a block holds more than 64 values")
     tail = body[-int(surplus[1]) :] if surplus else body[-1:]
     if tail.count(tail[-1:]) == len(tail) and tail[-1:] in (b"\0", b"\xff"):
         return  # cameras fill their blocks with zeros
@@ -529,6 +531,20 @@ def _refuse_damaged_jpeg(found: _Found, data: bytes, channels: int) -> None:
     # after damage the rest is shifted, and a few bytes remain that libjpeg does not miss
     if told or not warning(body.removesuffix(b"\0")[:-1] + end):
         found.notes.append("bytes remain before its end: it may be damaged, look at the result")
+
+
+def _has_overlong_blocks(data: bytes) -> bool:
+    """Whether FFmpeg finds damage in a JPEG. Unlike libjpeg it counts the values of each block."""
+
+    def decodes(**options: str) -> bool:
+        decoder = av.CodecContext.create("mjpeg", "r")
+        decoder.options = {"lowres": "3"} | options  # an eighth of the sides
+        try:
+            return bool(decoder.decode(av.Packet(data)) or decoder.decode(None))
+        except av.FFmpegError:
+            return False
+
+    return not decodes(err_detect="explode") and decodes()
 
 
 def _checked_png(found: _Found) -> list[metadata.Chunk]:
