@@ -12,7 +12,9 @@ import gc
 import io
 import json
 import math
+import mmap
 import os
+import re
 import signal
 import sys
 import threading
@@ -49,6 +51,16 @@ SIDE_DATA_LEFT_OUT = {
     "SPHERICAL": "the mark of a 360-degree video (spherical projection)",
     "STEREO3D": "the mark of a 3D video (stereo layout)",
 }
+
+# Where decoders do not mark damaged frames: FFmpeg's logger -> its lines about damage.
+DAMAGE_LINES = {
+    "mjpeg": "error y=|overread",
+    "ffv1": "CRC mismatch",
+    "hevc": "mismatching checksum",  # where the encoder stored checksums of its frames
+    "ogg": "CRC mismatch",
+}
+TOLERANT_DECODERS = {"wmv1", "wmv2", "msmpeg4v1", "msmpeg4v2", "msmpeg4"}
+ONE_PART = {"mov", "matroska", "asf"}  # formats that may be read only as far as their first part
 
 # Container -> the encoder for sound that cannot be copied; AAC where none is without loss.
 SOUND_ENCODERS = {"matroska": "flac", "mp4": "flac", "mov": "alac"}
@@ -96,8 +108,10 @@ def _end(error: BaseException) -> NoReturn:
 
 def _transcode(frames_in: BinaryIO, frames_out: BinaryIO) -> dict[str, Any]:
     path = Path(json.loads(frames_in.readline() or _gone()))
-    with open_video(path) as container:
-        source = Source(path, container)
+    av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)
+    with av.logging.Capture(local=False) as log, open_video(path) as container:
+        source = Source(path, container, log)
         shape = (source.first.height, source.first.width, 3)
         frames_out.write(json.dumps([shape, source.expected_frames()]).encode() + b"\n")
         frames_out.flush()
@@ -182,8 +196,13 @@ def _main_stream(source: Path, container: av.container.InputContainer) -> av.Vid
 class Source:
     """A video on its way out: frames of the main stream, and packets of others that wait."""
 
-    def __init__(self, path: Path, container: av.container.InputContainer):
-        self.path, self.container = path, container
+    def __init__(
+        self,
+        path: Path,
+        container: av.container.InputContainer,
+        log: list[tuple[int, str, str]],
+    ):
+        self.path, self.container, self.log = path, container, log
         # PyAV asks FFmpeg to invent missing times: H.264 in AVI then is one or two frames late
         container.flags &= ~av.container.Flags.gen_pts.value
         self.stream = _main_stream(path, container)
@@ -194,6 +213,9 @@ class Source:
         self.captions: deque[av.VideoFrame | None] = deque()  # of the same frames
         self.decoded = 0
         self.damaged: list[int] = []  # numbers of frames
+        self.damage_seen = False  # since the last frame
+        self.strict = _strict_decoder(self.stream)
+        self.last_position = 0  # in the file, of a packet
         self.side_data: set[str] = set()
         self.clock = Clock()
         self.ends: dict[int, float] = {}  # stream -> seconds, by the file's own clock
@@ -244,7 +266,7 @@ class Source:
                         of_packets = deque(maxlen=MAX_DELAY)
                     if of_packets is not None and packet.dts is not None:
                         of_packets.append(packet.dts)
-                    for frame in packet.decode():
+                    for frame in self._decoded(packet):
                         time = frame.dts if frame.pts is None else frame.pts
                         yield of_packets.popleft() if of_packets else time, frame
                 elif packet.dts is not None and packet.stream in self.others:
@@ -256,7 +278,26 @@ class Source:
             reason = f"damaged after {self.decoded} frames ({error.strerror}): get a sound copy"
             raise MediaError(self.path, reason) from error
 
+    def _decoded(self, packet: av.Packet) -> list[av.VideoFrame]:
+        """The frames of `packet`; `opaque` is set in those that are damaged."""
+        frames = packet.decode()
+        self.damage_seen |= any(frame.is_corrupt for frame in frames)
+        while self.log:
+            _, logger, line = self.log.pop(0)
+            pattern = DAMAGE_LINES.get(logger)
+            self.damage_seen |= pattern is not None and re.search(pattern, line) is not None
+        if self.strict is not None and packet.size:
+            try:
+                self.damage_seen |= any(each.is_corrupt for each in self.strict.decode(packet))
+            except av.FFmpegError:
+                self.damage_seen = True
+        for frame in frames:
+            frame.opaque = self.damage_seen or None
+            self.damage_seen = False
+        return frames
+
     def _note_end(self, packet: av.Packet) -> None:
+        self.last_position = max(self.last_position, packet.pos or 0)
         time = packet.dts if packet.pts is None else packet.pts
         if time is not None:
             end = float((time + (packet.duration or 0)) * packet.time_base)
@@ -268,7 +309,7 @@ class Source:
             if (frame.width, frame.height) != (self.first.width, self.first.height):
                 reason = f"its size changes at frame {self.decoded}: split it there"
                 raise MediaError(self.path, reason)
-            if frame.is_corrupt:
+            if frame.opaque:
                 self.damaged.append(self.decoded)
             side_data = {each.type.name for each in frame.side_data}
             self.side_data |= side_data
@@ -304,6 +345,16 @@ class Source:
                 there = f"{end - start:.1f} of {length:.1f} seconds are there"
                 raise MediaError(self.path, f"truncated: {there}: get a sound copy")
 
+    def _goes_on(self) -> bool:
+        """Whether the file begins again behind the last packet that FFmpeg has read."""
+        if self.container.format.name.split(",")[0] not in ONE_PART:
+            return False
+        with (
+            self.path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+        ):
+            return content.find(content[:16], self.last_position + 1) > 0
+
     def remarks(self) -> list[str]:
         """What a person should know, once all is read."""
         remarks = list(self.notes)
@@ -314,9 +365,31 @@ class Source:
         if again := len(self.clock.offsets) - 1:
             times = f"{again} times" if again > 1 else "once"
             remarks.append(f"its clock starts anew {times}: each part follows the one before")
+        if self._goes_on():
+            reason = "joined to it by cat? Split them, or join them with a video program"
+            remarks.append(f"another recording follows and is left out ({reason})")
         for name in sorted(self.side_data & SIDE_DATA_LEFT_OUT.keys()):
             remarks.append(f"{SIDE_DATA_LEFT_OUT[name]} is left out: set it again in the result")
         return remarks
+
+
+def _strict_decoder(stream: av.VideoStream) -> av.VideoCodecContext | None:
+    """Has the decoder of `stream` look for damage as well as it can without a change to pictures.
+
+    In old Windows codecs FFmpeg finds most of it only if a frame's data have to end with the
+    picture, and then spoils sound frames with bytes behind them: for these, returns another
+    decoder whose frames are not used.
+    """
+    context = stream.codec_context
+    if context.name == "h264":
+        context.thread_count = 1  # several threads, which few files can use, miss half of it
+    if context.name not in TOLERANT_DECODERS:
+        context.options = {"err_detect": "crccheck"}
+        return None
+    strict = av.CodecContext.create(context.name, "r")
+    strict.width, strict.height, strict.extradata = context.width, context.height, context.extradata
+    strict.options = {"err_detect": "buffer"}
+    return strict
 
 
 def increasing(

@@ -14,6 +14,11 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+ENCODER_OPTIONS = {
+    "libx264": {"crf": "1"},
+    "libx265": {"x265-params": "log-level=none:hash=1"},  # checksums of frames
+    "ffv1": {"level": "3"},  # checksums
+}
 CLOCK = Fraction(1, 9000)  # of the videos: divides into milliseconds and MPEG's 1/90000
 
 
@@ -38,7 +43,7 @@ def make_video(
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         container.metadata["title"] = "harbour"
-        options = {"crf": "1"} if codec == "libx264" else {}
+        options = ENCODER_OPTIONS.get(codec, {})
         stream = container.add_stream(codec, rate=25, options=options)
         (stream.width, stream.height), stream.pix_fmt = size, pix_fmt
         context = stream.codec_context
@@ -179,10 +184,10 @@ def make_two_videos(path: Path) -> Path:
 
 
 def damage(path: Path, size: int = 400) -> Path:
-    """Other bytes in the middle of an MP4's packets."""
+    """Other bytes in the middle of a file, of an MP4's packets."""
     content = bytearray(path.read_bytes())
-    begin = content.find(b"mdat")
-    middle = begin + (content.find(b"moov") - begin) // 3
+    begin, end = max(0, content.find(b"mdat")), content.find(b"moov")
+    middle = begin + (end - begin) // 3 if end > begin else len(content) // 2
     content[middle : middle + size] = b"\xa7" * size
     path.write_bytes(content)
     return path

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import os
 import queue
+import re
 import signal
 import struct
 import subprocess
@@ -669,11 +670,45 @@ def test_a_picture_that_ends_before_its_stated_length_is_truncated(tmp_path):
         transform_video(source, tmp_path / "b.mp4", unchanged)
 
 
-def test_damaged_frames_are_reported(tmp_path):
-    source = damage(make_video(tmp_path / "a.mp4", times=range(0, 18_000, 360), noise=True))
-    report = transform_video(source, tmp_path / "b.mp4", unchanged)
-    assert report.frames == 50
-    assert "of 50 frames are damaged in the source" in report.notes[0]
+@pytest.mark.parametrize(
+    ("suffix", "codec", "pix_fmt"),
+    [
+        (".mp4", "libx264", "yuv420p"),
+        (".mp4", "libx265", "yuv420p"),  # with checksums: others show nothing
+        (".avi", "mpeg4", "yuv420p"),
+        (".avi", "mjpeg", "yuvj420p"),
+        (".wmv", "wmv1", "yuv420p"),
+        (".wmv", "wmv2", "yuv420p"),
+        (".avi", "msmpeg4", "yuv420p"),
+        (".mkv", "ffv1", "yuv420p"),
+        (".ogv", "libvpx", "yuv420p"),  # Ogg's checksums
+    ],
+)
+def test_damaged_frames_are_reported(tmp_path, suffix, codec, pix_fmt):
+    times = range(0, 7200, 360)
+    source = tmp_path / f"a{suffix}"
+    size = (160, 120)
+    make_video(source, codec=codec, pix_fmt=pix_fmt, size=size, times=times, noise=True)
+    target = plan_jobs(source, tmp_path / "out").jobs[0].target
+    sound = transform_video(source, target, unchanged, preset="ultrafast")
+    assert sound.frames == 20 and not sound.notes
+    report = transform_video(damage(source, 16), target, unchanged, preset="ultrafast")
+    (note,) = report.notes
+    assert re.fullmatch(r"\d+ of (19|20) frames are damaged .* number (\d|1\d)\): .*", note)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "sound", "read"),
+    [(".mkv", "libx264", "aac", 2), (".mp4", "libx264", "aac", 1), (".wmv", "wmv2", None, 1)],
+)
+def test_parts_that_are_not_read_are_named(tmp_path, suffix, codec, sound, read):
+    part = make_video(tmp_path / f"part{suffix}", codec=codec, audio=sound)
+    source = join(tmp_path / f"a{suffix}", *[part] * read)
+    report = transform_video(source, tmp_path / "b.mkv", unchanged)
+    assert report.frames == 5 * read and len(report.notes) == read - 1
+    join(source, *[part] * (read + 1))
+    report = transform_video(source, tmp_path / "b.mkv", unchanged)
+    assert report.frames == 5 * read and "another recording follows" in report.notes[-1]
 
 
 APPLE = {
