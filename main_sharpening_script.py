@@ -57,14 +57,10 @@ if __name__ == "__main__":  # before PyTorch loads OpenMP, whose threads wait by
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchvision
 import tyro
 from PIL import Image
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from torch.utils.flop_counter import FlopCounterMode
-from torchmetrics.functional.image import structural_similarity_index_measure
 from tqdm import tqdm
 
 from sharpening import SharpeningError
@@ -1080,6 +1076,8 @@ class VggFeatures(nn.Module):
 
 def load_vgg(path: Path | None) -> nn.Sequential:
     """Convolutional part of torchvision's VGG-19 with ImageNet weights from `path` or the web."""
+    import torchvision  # as three imports below, here: half of the time that a start takes
+
     weights = torchvision.models.VGG19_Weights.IMAGENET1K_V1
     advice = (
         f"download {weights.url} and give its path as --loss.vgg-weights, or switch the term off "
@@ -1132,6 +1130,8 @@ def ssim_loss(restored: Tensor, sharp: Tensor) -> Tensor:
 
 def mean_ssim(a: Tensor, b: Tensor, peak: float) -> Tensor:
     """SSIM of two (B, 3, H, W) batches by the convention of the metric `ssim`."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     a, b = (t.contiguous(memory_format=torch.channels_last) for t in (a, b))  # 3 times as fast
     _, full = structural_similarity_index_measure(a, b, data_range=peak, return_full_image=True)
     return full[..., 5:-5, 5:-5].mean()  # torchmetrics adds windows over a mirrored border
@@ -1178,29 +1178,24 @@ def distillation_loss(
 
 def psnr(image: np.ndarray, sharp: np.ndarray) -> float:
     """PSNR in dB of two (H, W, 3) uint8 images over all RGB values, peak 255; 100 if equal."""
-    if np.array_equal(image, sharp):
-        return 100.0
-    return float(peak_signal_noise_ratio(sharp, image, data_range=255))
+    error = np.mean((image.astype(np.float32) - sharp) ** 2, dtype=np.float64)
+    return float(10 * np.log10(255**2 / error)) if error else 100.0
 
 
 def ssim(image: np.ndarray, sharp: np.ndarray) -> float:
     """SSIM (Wang et al. 2004) of two (H, W, 3) uint8 images, H, W >= 11: Gaussian window of 11,
     sigma 1.5, population covariance, mean over RGB and all windows inside the image."""
+    from skimage.metrics import structural_similarity
+
     pair = (image.astype(np.float32), sharp.astype(np.float32))  # twice as fast as float64
-    return float(
-        structural_similarity(
-            *pair,
-            channel_axis=2,
-            data_range=255,
-            gaussian_weights=True,
-            sigma=1.5,
-            use_sample_covariance=False,
-        )
-    )
+    window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    return float(structural_similarity(*pair, channel_axis=2, data_range=255, **window))
 
 
 def gmacs(net: nn.Module, side: int = 256) -> float:
     """Billions of multiply-adds of one forward pass on a side x side image."""
+    from torch.utils.flop_counter import FlopCounterMode
+
     device = next(net.parameters()).device
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(torch.zeros(1, 3, side, side, device=device))
