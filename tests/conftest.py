@@ -5,7 +5,9 @@ import functools
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # before torch is imported: its threads wait by spinning, which slows a busy machine down
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -16,11 +18,30 @@ import torch
 from PIL import Image
 
 import main_sharpening_script as script
+from sharpening import openvino_backend
 from sharpening.image_pairs import demo_frame
 from sharpening.runtime import Runtime
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job: tests send Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def once_per_network(convert: Callable) -> Callable:
+    """`convert`, done once for equal networks: it takes four seconds."""
+    results: dict[tuple, Any] = {}
+
+    def shared(net: torch.nn.Module) -> Any:
+        weights = [value.numpy().tobytes() for value in net.state_dict().values()]
+        key = (repr(net), getattr(net, "config", None), *weights)
+        if key not in results:
+            results[key] = convert(net)
+        return results[key]
+
+    return shared
+
+
+script.openvino_model = once_per_network(script.openvino_model)
+openvino_backend.openvino_model = script.openvino_model  # before the tests and tools import it
 
 
 def photo(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -29,17 +29,15 @@ from sharpening.video_files import transform_video
 
 
 @pytest.fixture
-def sharpen(tmp_path):
+def sharpen(tmp_path, student_file):
     """Runs `main` on an input -> exit status; results are in tmp_path / "out"."""
-    path = tmp_path / "student.pth"
-    script.save_checkpoint(path, script.network_payload(make_student()))
 
     def run(source: Path | None, *flags: str) -> int:
         given = [] if source is None else ["--input", str(source), "--output", f"{tmp_path}/out"]
         if "--inference.backend" not in flags:  # the automatic one converts for seconds
             given += ["--inference.backend", "pytorch"]
         return script.main(
-            ["--infer", "--checkpoint", str(path), "--device", "cpu", *given, *flags]
+            ["--infer", "--checkpoint", str(student_file), "--device", "cpu", *given, *flags]
         )
 
     return run
@@ -93,6 +91,8 @@ def test_stress_corpus_loses_nothing(tmp_path, sharpen, capsys):
     fine = {targets[source] for source, fate in corpus.items() if fate == "ok"}
     assert files_below(tmp_path / "out") == fine  # and no unfinished file
     assert len(failed) == Counter(corpus.values())["fails"]
+    ignored = plan_jobs(tmp_path / "in", tmp_path / "out").ignored
+    assert set(ignored) == {source for source, fate in corpus.items() if fate == "ignored"}
     assert f"{len(fine)} sharpened, {len(failed)} failed" in shown
     assert "moving.gif: holds 3 frames" in shown
 
@@ -269,7 +269,8 @@ def test_few_frames_are_in_memory(runtime):
 
 @pytest.mark.parametrize("kind", ["image", "video"])
 def test_full_disk_stops_the_run(tmp_path, sharpen, monkeypatch, capsys, kind):
-    for index in range(40):
+    count = {"image": 40, "video": 14}[kind]
+    for index in range(count):
         if kind == "image":
             save(tmp_path / "in" / f"{index}.png", photo(16, 16))
         else:
@@ -291,7 +292,7 @@ def test_full_disk_stops_the_run(tmp_path, sharpen, monkeypatch, capsys, kind):
     assert len(files_below(tmp_path / "out")) == 4
     monkeypatch.setattr(os, "fsync", real)
     assert sharpen(tmp_path / "in") == 0
-    assert len(files_below(tmp_path / "out")) == 40
+    assert len(files_below(tmp_path / "out")) == count
 
 
 def test_a_decoder_that_crashes_does_not_end_the_run(tmp_path, sharpen, monkeypatch, capsys):

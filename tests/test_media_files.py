@@ -14,10 +14,9 @@ import pytest
 import tifffile
 from conftest import photo
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
-from stress_corpus import make_stress_corpus, make_video
+from stress_corpus import make_video
 
 from sharpening import media_files, metadata
-from sharpening.file_inference import plan_jobs
 from sharpening.media_files import MediaError, read_picture, write_picture
 from sharpening.video_files import transform_video
 
@@ -1405,35 +1404,3 @@ def test_reading_16_bits_stays_within_its_memory(tmp_path, peak_of, width):
     picture = dataclasses.replace(picture, rgb=picture.rgb.astype(np.uint16))
     write_picture(picture, picture.rgb, tmp_path / "b.png")
     assert 6 < peak_of("p = m.read_picture('b.png')", tmp_path) / (width * 4000) < 18
-
-
-# Everything at once ---------------------------------------------------------------------------
-
-
-def test_the_stress_corpus_goes_through_with_nothing_lost(tmp_path):
-    corpus = make_stress_corpus(tmp_path / "in")
-    assert len(corpus) >= 60
-    plan = plan_jobs(tmp_path / "in", tmp_path / "out")
-    outcomes = {problem.path: "fails" for problem in plan.problems}
-    outcomes |= dict.fromkeys(plan.ignored, "ignored")
-    for job in plan.jobs:
-        try:
-            if job.kind == "video":
-                transform_video(job.source, job.target, iter, preset="ultrafast")
-            else:
-                picture = read_picture(job.source)
-                write_picture(picture, picture.rgb, job.target)
-                again = read_picture(job.target)
-                assert again.rgb.shape == picture.rgb.shape
-                assert again.rgb.dtype == picture.rgb.dtype
-            outcomes[job.source] = "ok"
-        except MediaError as error:
-            assert job.source.name in str(error) or job.target.name in str(error)
-            assert not job.target.exists()
-            outcomes[job.source] = "fails"
-    visible = {path: expected for path, expected in corpus.items() if expected != "unseen"}
-    assert outcomes == visible
-    written = {path for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    assert written == {job.target for job in plan.jobs if outcomes[job.source] == "ok"}
-    again = plan_jobs(tmp_path / "in", tmp_path / "out")
-    assert len(again.finished) == len(written)
