@@ -1,5 +1,6 @@
 """The model files of the page: what the manifest says is true, and bad ones are not written."""
 
+import functools
 import hashlib
 import json
 
@@ -10,20 +11,31 @@ from conftest import TINY_STUDENT, photo, write_pairs
 
 import main_sharpening_script as script
 from sharpening import SharpeningError
-from tools import export_web
+from tools import export_onnx, export_web
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package, reason="needs the packages of requirements-dev.txt")
 
 
-@pytest.fixture
-def config(tmp_path, monkeypatch):
-    """A tiny student and few images, so that it takes seconds."""
+@pytest.fixture(scope="module")
+def to_onnx_once():
+    """The export, which takes five seconds, done once: all tests export one student."""
+    return functools.cache(lambda **notes: export_onnx.to_onnx(tiny_student(), **notes))
+
+
+def tiny_student():
     torch.manual_seed(0)
-    student = script.SEUNet(TINY_STUDENT)
+    student = script.SEUNet(TINY_STUDENT).eval()
     torch.nn.init.normal_(student.last.weight, std=0.02)
+    return student
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch, to_onnx_once):
+    """A tiny student and few images, so that it takes seconds."""
     path = tmp_path / "tiny.pth"
-    script.save_checkpoint(path, script.network_payload(student))
+    script.save_checkpoint(path, script.network_payload(tiny_student()))
+    monkeypatch.setattr(export_web, "to_onnx", lambda net, **notes: to_onnx_once(**notes))
     crops = [photo(64, 64, seed=seed) for seed in range(3)]
     monkeypatch.setattr(export_web, "calibration_crops", lambda: crops)
     pairs = write_pairs(tmp_path / "pairs", 3, size=(40, 56))
