@@ -18,13 +18,6 @@ from sharpening.settings import to_dict
 
 
 @pytest.fixture
-def student_file(config, tmp_path):
-    path = tmp_path / "student.pth"
-    script.save_checkpoint(path, script.network_payload(script.SEUNet(config.student)))
-    return path
-
-
-@pytest.fixture
 def copies(runtime):
     return {"copy": script.Sharpener(Copy(), runtime)}
 
