@@ -36,7 +36,7 @@ def test_blur_on_the_gpu_equals_that_on_the_cpu():
 @pytest.mark.parametrize(
     ("precision", "compiled"),
     [
-        ("fp32", False),
+        pytest.param("fp32", False, marks=on_a_gpu),  # on a CPU: test_training.py, to the bit
         ("bf16", False),
         pytest.param("fp16", False, marks=on_a_gpu),
         pytest.param("bf16", True, marks=on_a_gpu),

@@ -102,7 +102,7 @@ import torch
 from sharpening.runtime import tune_malloc
 
 def work():
-    for _ in range(20):
+    for _ in range(8):
         kept = torch.ones(6 * 2**20) + 1  # two blocks of 24 MiB at a time
         kept = kept * 2
 

@@ -448,11 +448,11 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
     environment, peaks = os.environ | {"PYTHONPATH": ROOT}, []
     for count in (20, 120):
         times = range(0, 360 * count, 360)
-        source = make_video(tmp_path / f"{count}.mp4", size=(640, 360), times=times)
+        source = make_video(tmp_path / f"{count}.mp4", size=(400, 224), times=times)
         command = [sys.executable, "-c", code, str(source)]
         run = subprocess.run(command, cwd=tmp_path, env=environment, stdout=-1, check=True)
         peaks.append(int(run.stdout) * 1024)
-    assert peaks[1] - peaks[0] < 30 * 640 * 360 * 3
+    assert peaks[1] - peaks[0] < 30 * 400 * 224 * 3
 
 
 # Clocks ----------------------------------------------------------------------------------------
