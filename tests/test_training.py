@@ -434,22 +434,23 @@ def test_a_signal_saves_and_says_how_to_go_on(config, tmp_path, kind):
 
 
 def test_two_processes_give_the_losses_of_one(config, tmp_path):
-    """The same global batch on one process and, by torchrun and gloo, on two."""
+    """The same global batch in this process and, by torchrun and gloo, in two."""
     common = ["--train.epochs", 1, "--train.steps-per-epoch", 3, "--train.accumulation", 2]
+    one, two = (
+        command(config, tmp_path, *common, "--data.batch-size", size, "--train.folder", folder)
+        for size, folder in ((8, tmp_path / "one"), (4, tmp_path / "two"))
+    )
+    assert script.main(one[1:]) == 0
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    runs = {"one": (["--data.batch-size", 8], []), "two": (["--data.batch-size", 4], torchrun)}
-    for name, (flags, launcher) in runs.items():
-        call = command(config, tmp_path, *common, *flags, "--train.folder", tmp_path / name)
-        done = subprocess.run(
-            [sys.executable, *launcher, *call],
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-        assert done.returncode == 0, done.stderr
-    one, two = (lines(tmp_path / name) for name in runs)
-    for a, b in zip(one, two, strict=True):
+    done = subprocess.run(
+        [sys.executable, *torchrun, *two],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    for a, b in zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True):
         for term in set(a) - {"crops_per_second", "waiting_for_data"}:
             assert a[term] == pytest.approx(b[term], rel=1e-5), (term, a["step"])
 
