@@ -535,6 +535,8 @@ def _videos(folder: Path, corpus: dict[Path, str]) -> None:
         make_talkie(videos / "late.avi"),
         make_two_videos(videos / "rear camera.mp4"),
         damage(make_video(videos / "damaged.mp4", times=range(0, 9000, 360), noise=True)),
+        damage(make_video(videos / "damaged.wmv", codec="wmv2", noise=True), 16),
+        join(videos / "three parts.mkv", *[videos / "same.mkv"] * 3),
         mark_as_sphere(make_video(videos / "sphere.mp4")),
         make_with_captions(videos / "captions.h264"),
     ):
