@@ -1076,7 +1076,7 @@ class VggFeatures(nn.Module):
 
 def load_vgg(path: Path | None) -> nn.Sequential:
     """Convolutional part of torchvision's VGG-19 with ImageNet weights from `path` or the web."""
-    import torchvision  # as three imports below, here: half of the time that a start takes
+    import torchvision  # here, as four below: half of the time that a start takes
 
     weights = torchvision.models.VGG19_Weights.IMAGENET1K_V1
     advice = (
@@ -1178,8 +1178,11 @@ def distillation_loss(
 
 def psnr(image: np.ndarray, sharp: np.ndarray) -> float:
     """PSNR in dB of two (H, W, 3) uint8 images over all RGB values, peak 255; 100 if equal."""
-    error = np.mean((image.astype(np.float32) - sharp) ** 2, dtype=np.float64)
-    return float(10 * np.log10(255**2 / error)) if error else 100.0
+    from skimage.metrics import peak_signal_noise_ratio
+
+    if np.array_equal(image, sharp):
+        return 100.0
+    return float(peak_signal_noise_ratio(sharp, image, data_range=255))
 
 
 def ssim(image: np.ndarray, sharp: np.ndarray) -> float:

@@ -47,10 +47,10 @@ leave=(--data.synthetic-share 0.6 --degradation.motion 0.35 --degradation.video-
 declare -A begin=([standard]=student_pretrained.pth [live]=student_live.pth)
 runs=(standard_blur standard_leave live_blur live_leave)
 
-train() { # train NAME STEPS: of one student, in the background of the others
+train() { # train NAME STEPS SECONDS: of one student; stopped by then, it saves its state and ends
   local name=$1 kind=${1#*_}
   local -n flags=$kind
-  python main_sharpening_script.py --device "$device" --overwrite --data.root "$data" \
+  timeout --signal TERM "$3" python main_sharpening_script.py --device "$device" --overwrite --data.root "$data" \
     --train.folder "$work/$name" --train.samples "$work/$name/samples" --teacher.no-enabled \
     --loss.perceptual 0 --loss.feature 0 --loss.kl 0 --loss.ssim 0 --loss.frequency 1 \
     --data.crop $crop --data.batch-size $batch --data.crops-per-image 4 --data.workers $workers --data.cache-gb 4 \
@@ -59,20 +59,16 @@ train() { # train NAME STEPS: of one student, in the background of the others
     --train.initial-weights "model_checkpoints/${begin[${name%_*}]}" --train.optimizer muon --train.learning-rate 8e-4 \
     --train.steps-per-epoch "$2" --train.epochs 1 --train.accumulation 1 --train.restart-cycles 1 \
     --train.evaluate-every 1000 --train.save-every 500 --train.log-every 10 --train.seed ${#name} \
-    > "$work/$name.log" 2>&1 || tail -n 3 "$work/$name.log" | tail -c 300
+    > "$out/$name.log" 2>&1 || echo "ended early: $out/$name.log"
 }
 
-together() { # together SECONDS STEPS_OF_RUN...: all runs until that time, then weights and logs into OUT
-  local limit=$1 i=1 name
-  export -f train
+together() { # together SECONDS STEPS_OF_RUN...: all runs side by side
+  local i=1 name
   for name in "${runs[@]}"; do
     i=$((i + 1))
-    train "$name" "${!i}" &
+    train "$name" "${!i}" "$1" &
   done
-  ( sleep "$limit"; pkill -TERM -f "train.folder $work/" ) & # each saves its state and ends
-  local clock=$!
-  for name in $(jobs -p | grep -v "^$clock$"); do wait "$name"; done
-  kill $clock 2> /dev/null || true
+  for name in $(jobs -p); do wait "$name"; done
 }
 
 for part in "${parts[@]}"; do
@@ -94,14 +90,12 @@ for run in runs:
     print(round(0.92 * (int(seconds) - 35) * len(later) / sum(1 / rate for rate in later)), end=" ")
 print()
 P
-)
+) || steps=(1000 1000 1000 1000) # no trial was made
       echo "steps: ${steps[*]}"
       together "$for" "${steps[@]}"
       for name in "${runs[@]}"; do
         python tools/mix_weights.py "1=$work/$name/last.pth" -o "$out/$name.pth"
-        tail -n 1 "$work/$name/metrics.jsonl"
-      done
-      tar czf "$out/logs.tgz" "$work"/*.log "$work"/*/metrics.jsonl ;;
+      done ;;
     *) echo "no such part: $part"; exit 2 ;;
   esac
 done
