@@ -148,9 +148,9 @@ class OpenVinoNet:
 # Choosing what computes
 # --------------------------------------------------------------------------------------------------
 
-WORTH = 15.0
-"""Seconds of work in PyTorch from which OpenVINO is prepared. That takes 3 to 6 seconds and then
-saves a quarter of the time or more."""
+WORTH = 30.0
+"""Seconds of work in PyTorch from which OpenVINO is prepared. That takes 4 to 12 seconds and then
+saves about a third of the time."""
 SIDE = 256
 """Side of the frame that is timed, pixels."""
 
