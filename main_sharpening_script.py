@@ -90,7 +90,7 @@ from sharpening.image_pairs import (
     same_crop,
     save_strip,
 )
-from sharpening.live import LiveConfig, fastest, run_live
+from sharpening.live import LiveConfig, fastest, make_output, run_live
 from sharpening.loading import LoadedItems, item_or_error, make_loader
 from sharpening.media_files import atomic_write
 from sharpening.muon import MuonAndAdam
@@ -1941,7 +1941,9 @@ def infer(config: Config, runtime: Runtime) -> int:
 def live(config: Config, runtime: Runtime) -> int:
     """The `--live` mode, on `--inference.backend`; auto: the fastest that agrees with fp32."""
     load = functools.partial(Sharpener.load, default_checkpoint(config))
-    run_live(fastest(load, runtime, config.inference), config.live_config, config.strength)
+    output = make_output(config.live_config.output)  # a missing package is said before the timing
+    sharpen = fastest(load, runtime, config.inference)
+    run_live(sharpen, config.live_config, config.strength, output=output)
     return 0
 
 
