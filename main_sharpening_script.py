@@ -46,7 +46,6 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,7 +74,7 @@ from sharpening.checkpoints import (
 )
 from sharpening.command_line import refuse_other_modes, sharpen_arguments, understood
 from sharpening.compare_page import write_comparison
-from sharpening.estimate import say_estimate
+from sharpening.estimate import say_estimate, sizes_of
 from sharpening.file_inference import FileSettings, plan_jobs, sharpen_files
 from sharpening.image_arrays import to_rgb
 from sharpening.image_pairs import (
@@ -91,11 +90,11 @@ from sharpening.image_pairs import (
     same_crop,
     save_strip,
 )
-from sharpening.live import LiveConfig, fastest, run_live
+from sharpening.live import LiveConfig, fastest, make_output, run_live
 from sharpening.loading import LoadedItems, item_or_error, make_loader
 from sharpening.media_files import atomic_write
 from sharpening.muon import MuonAndAdam
-from sharpening.openvino_backend import OpenVinoNet, openvino_model, quantised
+from sharpening.openvino_backend import Backend, fastest_backend, int8_backend
 from sharpening.progress import Plan, Progress
 from sharpening.run_log import RunLog
 from sharpening.runtime import (
@@ -377,10 +376,10 @@ class InferenceConfig(FileSettings):
     """Window that squeeze averages over, pixels: the training crop, or 0 for the whole image or
     tile; None: as the checkpoint says."""
     backend: Literal["auto", "pytorch", "compiled", "openvino", "openvino-int8"] = "auto"
-    """What computes the network. auto: on a CPU that has OpenVINO installed, OpenVINO for a video
-    or at least 16 images, else PyTorch. compiled: PyTorch through torch.compile, 1.5 times as fast
-    after half a minute of compiling, and twice that for further sizes. openvino-int8 calculates in
-    8 bits, see MODEL_CARD."""
+    """What computes the network. auto: on a CPU PyTorch for a few seconds of work, for more the
+    faster one of PyTorch and OpenVINO by a short timing. compiled: PyTorch through torch.compile,
+    1.5 times as fast after half a minute of compiling, and twice that for further sizes.
+    openvino-int8 calculates in 8 bits, see MODEL_CARD."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -1373,26 +1372,21 @@ def calibration_crops(side: int = 256) -> list[np.ndarray]:
     return [crop for crop in crops if crop.shape == (side, side, 3)]
 
 
-def pick_backend(config: InferenceConfig, runtime: Runtime, calls: float) -> str:
-    """`config.backend`; for "auto" the fastest one for this many calls of the network."""
-    if config.backend != "auto":
-        return config.backend
-    worth = runtime.device.type == "cpu" and calls >= 16 and find_spec("openvino")
-    return "openvino" if worth else "pytorch"
-
-
-def build_backend(net: nn.Module, backend: str, runtime: Runtime) -> Callable:
-    """What computes images with `net`: "pytorch", "compiled", "openvino" or "openvino-int8"."""
-    if backend in ("pytorch", "compiled"):
+def build_backend(net: nn.Module, name: str, runtime: Runtime, megapixels: float = 0) -> Backend:
+    """What computes images with `net`: `InferenceConfig.backend` says which names there are."""
+    on_cpu = runtime.device.type == "cpu"
+    if name in ("auto", "pytorch", "compiled"):
         net = net.to(runtime.device, memory_format=torch.channels_last)
-        net = runtime.compiled(net) if backend == "compiled" else net
-        return functools.partial(run_pytorch, net, runtime)
-    if runtime.device.type != "cpu":
-        raise SharpeningError(f"--inference.backend {backend} computes on the CPU: --device cpu")
-    model = openvino_model(net)
-    if backend == "openvino-int8":
-        model = quantised(model, calibration_crops())
-    return OpenVinoNet(model, runtime.dtype).on_images
+        ready = runtime.compiled(net) if name == "compiled" else net
+        compute = functools.partial(run_pytorch, ready, runtime)
+        if name == "auto" and on_cpu:
+            return fastest_backend(net, runtime, compute, megapixels)
+        return Backend("compiled" if name == "compiled" else "pytorch", runtime, compute)
+    if not on_cpu:
+        raise SharpeningError(f"--inference.backend {name} computes on the CPU: --device cpu")
+    if name == "openvino":
+        return fastest_backend(net, runtime)
+    return int8_backend(net, runtime, calibration_crops())
 
 
 def whole_limit(runtime: Runtime) -> float:
@@ -1419,7 +1413,7 @@ class Sharpener:
         image = sharpen(image, strength=1.0)        # an array or a PIL image comes back as it was
         images = sharpen.images([image, image])     # (H, W, 3) of one size, computed at once
 
-    It may be called from several threads. `calls`: how many calls are expected; "auto" prepares
+    It may be called from several threads. `megapixels`: how many are expected; "auto" prepares
     OpenVINO only for many. `backend` is the back end in use. Raises SharpeningError for damaged
     weights, for images of another kind and for too little memory.
     """
@@ -1429,13 +1423,13 @@ class Sharpener:
         net: nn.Module,
         runtime: Runtime,
         config: InferenceConfig | None = None,
-        calls: float = 1,
+        megapixels: float = 0,
     ):
-        self.runtime, self.config = runtime, config or InferenceConfig()
+        self.config = config or InferenceConfig()
         if self.config.pool_window is not None:
             net = with_pool_window(net, self.config.pool_window or None)
-        self.backend = pick_backend(self.config, runtime, calls)
-        self.compute = build_backend(net, self.backend, runtime)
+        made = build_backend(net, self.config.backend, runtime, megapixels)
+        self.backend, self.runtime, self.compute, self.timing = made
         self.fitting: dict[tuple[int, ...], int] = {}  # image size -> tile that memory holds
 
     @classmethod
@@ -1444,11 +1438,11 @@ class Sharpener:
         student: str | Path = "standard",
         runtime: Runtime | None = None,
         config: InferenceConfig | None = None,
-        calls: float = 1,
+        megapixels: float = 0,
     ) -> "Sharpener":
         """The shipped student "standard" or "live", or that of a checkpoint file."""
         path = SHIPPED_STUDENTS.get(str(student), Path(student))
-        return cls(load_student(path), runtime or default_runtime(), config, calls)
+        return cls(load_student(path), runtime or default_runtime(), config, megapixels)
 
     def __call__(self, image: Any, strength: float = 1.0) -> Any:
         """One image of a kind that `image_arrays.to_rgb` understands -> the same kind and size.
@@ -1491,12 +1485,13 @@ class Sharpener:
         return None if whole else LARGEST_TILE
 
     def describe(self) -> str:
-        """Device, back end, precision, and how images are cut, in two lines."""
+        """Device, back end, precision, timings, and how images are cut, in two lines."""
         limit = f"{whole_limit(self.runtime) / 1e6:.1f} megapixels"
         if self.config.tile is not None:
             limit = f"{self.config.tile} pixels a side"
         return (
-            f"{self.runtime.device_name}, {self.backend}, {self.runtime.precision}\n"
+            f"{self.runtime.device_name}, {self.backend}, {self.runtime.precision}"
+            f"{self.timing}\n"
             f"images up to {limit} whole, larger ones in tiles of "
             f"{self.config.tile or LARGEST_TILE} pixels that overlap by {self.config.overlap}"
         )
@@ -1571,7 +1566,7 @@ def evaluate(config: Config, runtime: Runtime) -> dict[str, Any]:
     """The `--evaluate` mode: quality and speed of a checkpoint, as a table and one JSON line."""
     path = default_checkpoint(config)
     student = load_student(path)
-    sharpeners = {"student": Sharpener(student, runtime, config.inference, calls=math.inf)}
+    sharpeners = {"student": Sharpener(student, runtime, config.inference, math.inf)}
     if config.teacher_too or (config.demo and config.loss.teacher_terms):
         teacher = restormer_from_weights(config.teacher.weights)
         sharpeners["teacher"] = Sharpener(teacher, runtime, config.inference.as_trained())
@@ -1580,10 +1575,11 @@ def evaluate(config: Config, runtime: Runtime) -> dict[str, Any]:
     result: dict[str, Any] = {"checkpoint": str(path)}
     result |= evaluate_quality(sharpeners, images, runtime, workers, folder)
     if runtime.is_main:
-        result |= {"device": runtime.device_name, "dtype": runtime.precision}
-        result |= {"backend": sharpeners["student"].backend}
+        made = sharpeners["student"]
+        result |= {"device": runtime.device_name, "dtype": made.runtime.precision}
+        result |= {"backend": made.backend}
         result |= {"parameters": parameters(student), "gmacs_256": gmacs(student)}
-        result |= evaluate_speed(sharpeners["student"])
+        result |= evaluate_speed(made)
         print_table(result, ("blurry", *sharpeners))
         print(json.dumps(result))
     return result
@@ -1918,10 +1914,11 @@ def infer(config: Config, runtime: Runtime) -> int:
     path = default_checkpoint(config)
     settings = {"format": config.inference.format, "overwrite": config.overwrite}
     plan = plan_jobs(source, output, **settings)
-    calls = math.inf if any(job.kind == "video" for job in plan.jobs) else len(plan.jobs)
-    sharpen = Sharpener.load(path, runtime, config.inference, calls)
+    sizes = sizes_of(plan)
+    megapixels = sum(size for *_, size in sizes)
+    sharpen = Sharpener.load(path, runtime, config.inference, megapixels)
     runtime.say(f"student: {path}, on {sharpen.describe()}")
-    say_estimate(plan, sharpen.images, runtime, sharpen.backend, path.stem)
+    say_estimate(sizes, sharpen.images, runtime, sharpen.backend, path.stem)
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         failures = sharpen_files(
@@ -1947,7 +1944,9 @@ def infer(config: Config, runtime: Runtime) -> int:
 def live(config: Config, runtime: Runtime) -> int:
     """The `--live` mode, on `--inference.backend`; auto: the fastest that agrees with fp32."""
     load = functools.partial(Sharpener.load, default_checkpoint(config))
-    run_live(fastest(load, runtime, config.inference), config.live_config, config.strength)
+    output = make_output(config.live_config.output)  # a missing package is said before the timing
+    sharpen = fastest(load, runtime, config.inference)
+    run_live(sharpen, config.live_config, config.strength, output=output)
     return 0
 
 

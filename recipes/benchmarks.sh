@@ -39,6 +39,10 @@ run nafnet python tools/benchmark.py "$standard" "$live" --sizes 512x512 --round
   --backends pytorch openvino --precisions bf16 --network nafnet \
   --arguments '{"width": 16, "enc_blk_nums": [1, 1, 1, 14], "middle_blk_num": 1, "dec_blk_nums": [1, 1, 1, 1]}'
 
+# Unsharp masking beside the standard student
+run unsharp python tools/benchmark.py "$standard" --sizes 512x512 --rounds 9 --backends pytorch --precisions fp32 \
+  --side-by-side 2 --network tools.validation_table:UnsharpMask
+
 # OpenMP threads that spin while they wait: alone, and beside a busy process. The script sets 10000.
 neighbour=""
 trap 'kill $neighbour 2>/dev/null || true' EXIT

@@ -7,6 +7,8 @@ cd "$(dirname "$0")/.."
 valid=${1:?sets to validate on} data=${2:?a data set} weights=${3:?a Restormer} gopro=${4:?GoPro pairs}
 pairs=$valid/reds_small_valid sharp=$valid/sharp_valid
 time python main_sharpening_script.py --demo
+bash recipes/automatic.sh
+bash recipes/shared_inference.sh
 bash recipes/validation.sh "$valid"
 bash recipes/pictures.sh
 bash recipes/benchmarks.sh

@@ -20,6 +20,9 @@ FASTER = (
 """What makes `standard` faster on a CPU: how many times (docs/SPEED.md, OpenVINO) and what it costs
 (MODEL_CARD: 60 REDS pairs)."""
 
+Size = tuple[str, int, float]
+"""Of a file: "image" or "video", frames, megapixels of all frames."""
+
 
 def size_of(path: Path, kind: str) -> tuple[int, float]:
     """(frames, megapixels of all) of an image or a video from its header; (1, 0) if unreadable."""
@@ -37,12 +40,17 @@ def size_of(path: Path, kind: str) -> tuple[int, float]:
         return 1, 0.0
 
 
+def sizes_of(plan: Plan) -> list[Size]:
+    """The sizes of what there is to do."""
+    return [(job.kind, *size_of(job.source, job.kind)) for job in plan.jobs]
+
+
 def seconds_per_megapixel(
     sharpen: Callable[[Sequence[np.ndarray]], list], side: int = 512
 ) -> float:
-    """Of the network alone, by the second of two calls."""
+    """Of the network alone, by the last of three calls: OpenVINO compiles in the first two."""
     frame = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
-    for _ in range(2):
+    for _ in range(3):
         start = time.perf_counter()
         sharpen([frame])
         passed = time.perf_counter() - start
@@ -58,11 +66,8 @@ def duration(seconds: float) -> str:
     return f"{whole} second{'s' * (whole > 1)}"
 
 
-def estimate(
-    files: Sequence[tuple[Path, str]], sharpen: Callable, processes: int = 1
-) -> tuple[str, float]:
-    """A line about the work on `files`, "image" or "video" each, and its seconds."""
-    sizes = [(kind, *size_of(path, kind)) for path, kind in files]
+def estimate(sizes: Sequence[Size], sharpen: Callable, processes: int = 1) -> tuple[str, float]:
+    """A line about the work on files of these sizes, and its seconds."""
     seconds = sum(size for *_, size in sizes) * seconds_per_megapixel(sharpen) / processes
     pictures = sum(kind == "image" for kind, *_ in sizes)
     frames = sum(count for kind, count, _ in sizes if kind == "video")
@@ -77,8 +82,6 @@ def advice(seconds: float, backend: str, standard: bool) -> list[str]:
     if seconds <= LONG:
         return []
     lines = []
-    if backend == "pytorch":
-        lines.append("faster: pip install openvino, 1.4 times the speed at no loss")
     for flag, times, cost in FASTER if standard else ():
         if not flag.endswith(backend):
             less = duration(seconds / times)
@@ -87,14 +90,13 @@ def advice(seconds: float, backend: str, standard: bool) -> list[str]:
 
 
 def say_estimate(
-    plan: Plan, sharpen: Callable, runtime: Runtime, backend: str, student: str
+    sizes: Sequence[Size], sharpen: Callable, runtime: Runtime, backend: str, student: str
 ) -> None:
     """The estimate and the advice, for more than a few pictures or any video. `student`: the name
     of its checkpoint without suffix."""
     standard = student == "student_pretrained"
-    files = [(job.source, job.kind) for job in plan.jobs]
-    if runtime.is_main and (len(files) >= 8 or any(kind == "video" for _, kind in files)):
-        line, seconds = estimate(files, sharpen, runtime.world)
+    if runtime.is_main and (len(sizes) >= 8 or any(kind == "video" for kind, *_ in sizes)):
+        line, seconds = estimate(sizes, sharpen, runtime.world)
         on_cpu = runtime.device.type == "cpu"
         for text in (line, *(advice(seconds, backend, standard) if on_cpu else ())):
             runtime.say(text)

@@ -83,7 +83,7 @@ def find_pairs(
     if not pairs:
         raise SharpeningError(
             f"no images in {folder}: it needs a folder {' or '.join(sharp_names)} with "
-            f"images, best beside one of {', '.join(blurred_names)} (README, 'Data'); "
+            f"images, best beside one of {', '.join(blurred_names)} (GoPro_dataset/README.md); "
             "to try the script without data, run it with --demo"
         )
     return natsorted(pairs, key=lambda pair: pair.name)

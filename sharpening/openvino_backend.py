@@ -5,16 +5,19 @@ restored = net(blurry)                          # (B, 3, H, W) float32
 images = net.on_images([image, image])          # (H, W, 3) uint8, rounded inside the model
 """
 
+import dataclasses
+import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sharpening.runtime import SIDE_BY_SIDE, require_package
+from sharpening.runtime import SIDE_BY_SIDE, Runtime, require_package, shortest_times
 
 
 def openvino_model(net: nn.Module) -> Any:
@@ -78,12 +81,13 @@ class OpenVinoNet:
 
     COMPILED = 3  # shapes that stay compiled, each with its memory
 
-    def __init__(self, model: Any, dtype: torch.dtype):
+    def __init__(self, model: Any, dtype: torch.dtype, first: tuple = ()):
+        """`first`: (kind, cores, *shape) of the first call, whose shape is compiled for itself."""
         self.model, self.core = model, require_package("openvino").Core()
         self.precision = {torch.bfloat16: "bf16"}.get(dtype, "f32")
         self.cores, self.lock = torch.get_num_threads(), threading.Lock()
         self.threads = ThreadPoolExecutor(SIDE_BY_SIDE, "openvino")
-        self.last: tuple = ()
+        self.last = first
         self.compiled: dict[tuple, Any] = {}  # (kind, cores) for all shapes, (..., *shape) for one
         self.idle: dict[tuple, list] = {}  # reused: new requests slow two threads by 1/4
 
@@ -138,3 +142,74 @@ class OpenVinoNet:
         restored = self.run(np.ascontiguousarray(batch), "floats")
         blend = np.clip(batch + strength * (restored - batch), 0, 1)
         return list(np.rint(blend * peak).astype(dtype).transpose(0, 2, 3, 1))
+
+
+# --------------------------------------------------------------------------------------------------
+# Choosing what computes
+# --------------------------------------------------------------------------------------------------
+
+WORTH = 30.0
+"""Seconds of work in PyTorch from which OpenVINO is prepared. That takes 4 to 12 seconds and then
+saves about a third of the time."""
+SIDE = 256
+"""Side of the frame that is timed, pixels."""
+
+
+class Backend(NamedTuple):
+    """What computes images, in which precision, and the timings that chose it."""
+
+    name: str
+    runtime: Runtime
+    on_images: Callable
+    timing: str = ""
+
+
+def fastest_backend(
+    net: nn.Module, runtime: Runtime, pytorch: Callable | None = None, megapixels: float = 0
+) -> Backend:
+    """The fastest one of OpenVINO with `net`, in bf16 or fp32, and of `pytorch`, if it is given.
+
+    The precision is not chosen where the user gave one. Beside `pytorch`, OpenVINO is only prepared
+    if `megapixels` are so many that PyTorch would need `WORTH` seconds. All processes choose alike.
+    """
+    frame = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+    found, seconds = {}, {}
+
+    def time_all() -> None:
+        calls = {key: functools.partial(work, [frame]) for key, work in found.items()}
+        seconds.update(runtime.from_main(shortest_times(calls, 4)))
+
+    if pytorch:
+        key = "pytorch", runtime.dtype
+        found[key] = pytorch
+        if not (megapixels and find_spec("openvino")):
+            return Backend("pytorch", runtime, pytorch)
+        time_all()
+        rate = seconds[key] / (frame.size / 3e6) / torch.get_num_threads()
+        if megapixels * rate / runtime.world < WORTH:
+            return Backend("pytorch", runtime, pytorch, ", too little work to prepare OpenVINO")
+    model = openvino_model(net)
+    for dtype in openvino_types(runtime):
+        made = OpenVinoNet(model, dtype, ("bytes", 1, 1, *frame.shape))
+        found["openvino", dtype] = made.on_images
+    if len(found) > 1:
+        time_all()
+    name, dtype = best = min(found, key=lambda key: seconds.get(key, 0))
+    names = {key: f"{key[0]} {str(key[1]).removeprefix('torch.')}" for key in seconds}
+    shown = [f"{names[key]} {1000 * passed:.0f} ms" for key, passed in seconds.items()]
+    timing = f" ({', '.join(shown)} for {SIDE} x {SIDE} on one core)" if seconds else ""
+    return Backend(name, dataclasses.replace(runtime, dtype=dtype), found[best], timing)
+
+
+def int8_backend(net: nn.Module, runtime: Runtime, crops: Sequence[np.ndarray]) -> Backend:
+    """OpenVINO with `net` in INT8; `crops` as in `quantised`."""
+    made = OpenVinoNet(quantised(openvino_model(net), crops), runtime.dtype)
+    return Backend("openvino-int8", runtime, made.on_images)
+
+
+def openvino_types(runtime: Runtime) -> list[torch.dtype]:
+    """Types that OpenVINO can compute in here, or the one that the user gave."""
+    if runtime.dtype_is_given:
+        return [runtime.dtype]
+    able = require_package("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return [torch.float32, *([torch.bfloat16] if "BF16" in able else [])]

@@ -4,18 +4,21 @@
 torch.compile is in here, so that the training loop does not show it.
 """
 
+import _thread
 import contextlib
 import ctypes
 import dataclasses
 import functools
 import importlib
 import itertools
+import math
 import os
 import platform
 import shlex
 import shutil
 import signal
 import statistics
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -47,6 +50,8 @@ class Runtime:
     dtype: torch.dtype
     rank: int = 0
     world: int = 1
+    dtype_is_given: bool = True
+    """False: the type was chosen for PyTorch, and another back end may choose its own."""
 
     @property
     def precision(self) -> str:
@@ -160,7 +165,7 @@ def start_runtime(
     if world > 1:
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
     try:
-        yield Runtime(place, pick_dtype(precision, place), rank, world)
+        yield Runtime(place, pick_dtype(precision, place), rank, world, precision != "auto")
     finally:
         if world > 1:
             dist.destroy_process_group()
@@ -169,7 +174,7 @@ def start_runtime(
 def default_runtime() -> Runtime:
     """One process on the best device, in the precision that suits it."""
     device = pick_device("auto")
-    return Runtime(device, pick_dtype("auto", device))
+    return Runtime(device, pick_dtype("auto", device), dtype_is_given=False)
 
 
 def pick_device(name: str) -> torch.device:
@@ -203,26 +208,33 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
 def bf16_is_faster() -> bool:
     """Whether a convolution takes less time in bf16 than in fp32 on this CPU, in a tenth of a
     second. Having the instructions is not enough: on one Xeon bf16 takes 1.4 to 1.6 times as long.
-
-    One thread and the shortest of some calls: other processes disturb that least.
     """
     if not torch.backends.mkldnn.is_available():
         return False
-    work, shortest, threads = {}, {}, torch.get_num_threads()
+    work = {}
     for dtype in (torch.float32, torch.bfloat16):
         image, weight = (
             torch.full(shape, 0.5, dtype=dtype).contiguous(memory_format=torch.channels_last)
             for shape in ((1, 64, 64, 64), (64, 64, 3, 3))
         )
         work[dtype] = functools.partial(torch.nn.functional.conv2d, image, weight, padding=1)
-    torch.set_num_threads(1)
-    for dtype in list(work) * 8:
-        start = time.perf_counter()
-        work[dtype]()
-        passed = time.perf_counter() - start
-        shortest[dtype] = min(passed, shortest.get(dtype, passed))
-    torch.set_num_threads(threads)
+    shortest = shortest_times(work, 8)
     return shortest[torch.bfloat16] < 0.9 * shortest[torch.float32]
+
+
+def shortest_times(work: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, float]:
+    """Seconds of each function on one thread: the shortest of `rounds` calls, made in turn. Other
+    processes disturb that least."""
+    threads, shortest = torch.get_num_threads(), dict.fromkeys(work, math.inf)
+    torch.set_num_threads(1)
+    try:
+        for name in list(work) * rounds:
+            start = time.perf_counter()
+            work[name]()
+            shortest[name] = min(shortest[name], time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(threads)
+    return shortest
 
 
 def tune_malloc() -> None:
@@ -288,25 +300,42 @@ class StopSignal:
 
     def __init__(self, runtime: Runtime):
         self.runtime, self.number, self.may_raise = runtime, 0, False
-        self.together = runtime.world == 1
+        self.together, self.noted, self.over = runtime.world == 1, 0.0, threading.Event()
+        self.reminder = threading.Thread(target=self.remind, daemon=True)
 
     def __enter__(self) -> "StopSignal":
-        kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+        names = ("SIGINT", "SIGTERM", "SIGALRM")
+        kinds = [getattr(signal, name) for name in names if hasattr(signal, name)]
         self.previous = {kind: signal.signal(kind, self.note) for kind in kinds}
         return self
 
     def __exit__(self, *error: Any) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        elif self.number:
+            self.over.set()
+            self.reminder.join()
         for kind, handler in self.previous.items():
             signal.signal(kind, handler)
 
     def note(self, number: int, frame: Any) -> None:
-        if number == signal.SIGALRM and self.may_raise:
+        """The handler, called by the first signal and by reminders, which end waiting."""
+        if not self.number:
+            self.number, self.noted = number, time.monotonic()
+            if hasattr(signal, "setitimer"):
+                signal.setitimer(signal.ITIMER_REAL, self.PATIENCE, 1)
+            else:
+                self.reminder.start()
+        elif self.may_raise and time.monotonic() - self.noted >= self.PATIENCE:
             self.may_raise = False  # not again in what the first one ends
             raise Stopped
-        if not self.number:
-            self.number = number
-            signal.setitimer(signal.ITIMER_REAL, self.PATIENCE, 1)
+
+    def remind(self) -> None:
+        """Where there is no timer that sends signals, as on Windows: this thread does it."""
+        wait = self.PATIENCE
+        while not self.over.wait(wait):
+            _thread.interrupt_main()
+            wait = 1
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:

@@ -40,8 +40,8 @@ def once_per_network(convert: Callable) -> Callable:
     return shared
 
 
-script.openvino_model = once_per_network(script.openvino_model)
-openvino_backend.openvino_model = script.openvino_model  # before the tests and tools import it
+# before the tests and tools import it
+openvino_backend.openvino_model = once_per_network(openvino_backend.openvino_model)
 
 
 def photo(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -2,14 +2,16 @@
 
 import dataclasses
 import itertools
+import signal
 import sys
+import time
 
 import pytest
 import torch
 
 import main_sharpening_script as script
 from sharpening import SharpeningError, loading
-from sharpening.runtime import Runtime, pick_device, pick_dtype
+from sharpening.runtime import Runtime, Stopped, StopSignal, pick_device, pick_dtype
 from tools import machine
 
 
@@ -76,3 +78,37 @@ def test_without_proc_memory_is_not_reported_and_the_work_is_done(monkeypatch):
     monkeypatch.setattr(machine, "memory_line", missing)
     assert machine.peak_resident(lambda: done.append(sys.platform)) is None
     assert done == [sys.platform]
+
+
+def test_a_stop_signal_is_raised_after_the_patience_without_a_timer_of_signals(
+    runtime, monkeypatch
+):
+    for name in ("setitimer", "SIGALRM"):  # as on Windows
+        monkeypatch.delattr(signal, name)
+    monkeypatch.setattr(StopSignal, "PATIENCE", 0.3)
+    before = signal.getsignal(signal.SIGINT)
+    with StopSignal(runtime) as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.number == signal.SIGINT
+        start = time.monotonic()
+        with pytest.raises(Stopped), stop.interruptible():
+            while time.monotonic() - start < 20:
+                time.sleep(0.01)
+        assert 0.25 < time.monotonic() - start < 10
+        with pytest.raises(Stopped):
+            stop.check()
+    assert not stop.reminder.is_alive() and signal.getsignal(signal.SIGINT) is before
+
+
+def test_without_a_timer_of_signals_a_loop_that_checks_is_not_interrupted(runtime, monkeypatch):
+    for name in ("setitimer", "SIGALRM"):
+        monkeypatch.delattr(signal, name)
+    monkeypatch.setattr(StopSignal, "PATIENCE", 0.05)
+    with StopSignal(runtime) as stop:
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.3)  # reminders come, and nothing may be raised here
+        assert stop.number == signal.SIGTERM
+        with pytest.raises(Stopped):
+            stop.check()
+    with StopSignal(runtime) as stop:  # no signal: no thread was started
+        stop.check()

@@ -20,7 +20,7 @@ from PIL import Image
 from stress_corpus import make_stress_corpus, make_video
 
 import main_sharpening_script as script
-from sharpening import file_inference, media_files, video_files
+from sharpening import file_inference, media_files, openvino_backend, video_files
 from sharpening.file_inference import FileSettings, Plan, plan_jobs, sharpen_files
 from sharpening.media_files import MediaError, read_picture, write_picture
 from sharpening.runtime import thread_pool
@@ -117,8 +117,15 @@ def test_overwrite_does_again_and_success_is_0(tmp_path, sharpen, capsys):
     assert "image/s" in shown.err
 
 
-def test_many_images_and_videos_go_through_openvino(tmp_path, sharpen, capsys):
+def test_long_work_goes_through_openvino(tmp_path, sharpen, capsys, monkeypatch):
     pytest.importorskip("openvino", reason="pip install -r requirements-dev.txt")
+    monkeypatch.setattr(openvino_backend, "WORTH", 0)
+    timings = {"pytorch": 2.0, "openvino": 1.0}
+
+    def shortest_times(work, rounds):
+        return {key: timings[key[0]] for key in work}
+
+    monkeypatch.setattr(openvino_backend, "shortest_times", shortest_times)
     for index in range(16):
         save(tmp_path / "in" / f"{index}.png", photo(20 + index % 2, 30, index))
     make_video(tmp_path / "in" / "call.mp4")

@@ -589,3 +589,13 @@ def test_bad_settings_are_refused():
 def test_rate_and_latency_of_a_run_that_showed_nothing():
     report = Live(same, LiveConfig(), Controls(), print).report()
     assert report.shown == 0 and "0.0 frames per second" not in f"{report.rate:.3f}"
+
+
+def test_an_output_that_cannot_be_is_said_before_anything_is_timed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(script, "fastest", lambda *_: pytest.fail("timed in vain"))
+    (tmp_path / "there.mp4").touch()
+    assert script.main(["--live", "--live-config.output", str(tmp_path / "there.mp4")]) == 1
+    assert "there.mp4 exists" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "pygame", None)
+    assert script.main(["--live"]) == 1
+    assert "needs the package pygame" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import ctypes
 import dataclasses
+import math
 import sys
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from conftest import TINY_STUDENT, make_student, photo, tiled, whole
 
 import main_sharpening_script as script
-from sharpening import SharpeningError
+from sharpening import SharpeningError, openvino_backend
 from sharpening.image_pairs import demo_pairs, read_rgb
 from sharpening.openvino_backend import OpenVinoNet, openvino_model, quantised
 from sharpening.runtime import Runtime, thread_pool
@@ -129,24 +130,87 @@ def test_half_precision_does_not_round_the_picture(model):
     assert (restored.bfloat16().float() == restored).float().mean() < 0.1
 
 
-def test_the_setting_chooses_what_computes(student, runtime):
-    def pick(calls, device="cpu", **settings):
-        where = Runtime(torch.device(device), torch.float32)
-        return script.pick_backend(script.InferenceConfig(**settings), where, calls)
+def timed(monkeypatch, milliseconds: dict[tuple[str, str], float]) -> list[set]:
+    """Timings as given, by (back end, type) -> the candidates of each timing."""
+    asked = []
 
-    assert pick(3) == "pytorch" and pick(100) == "openvino"
-    assert pick(100, device="cuda") == "pytorch"
-    assert pick(3, backend="openvino") == "openvino" and pick(100, backend="pytorch") == "pytorch"
-    assert script.Sharpener(student, runtime, calls=16).backend == "openvino"
-    config = script.InferenceConfig(backend="openvino")
+    def shortest_times(work, rounds):
+        asked.append({name for name, _ in work})
+        for call in work.values():
+            call()  # each can compute
+        names = {key: (key[0], str(key[1]).removeprefix("torch.")) for key in work}
+        return {key: milliseconds[names[key]] / 1000 for key in work}
+
+    monkeypatch.setattr(openvino_backend, "shortest_times", shortest_times)
+    return asked
+
+
+FREE = Runtime(torch.device("cpu"), torch.float32, dtype_is_given=False)
+
+
+@pytest.mark.parametrize(
+    ("pytorch", "fp32", "bf16", "chosen"),
+    [
+        (50, 40, 30, ("openvino", torch.bfloat16)),
+        (50, 30, 40, ("openvino", torch.float32)),
+        (20, 40, 30, ("pytorch", torch.float32)),
+    ],
+)
+def test_the_fastest_one_computes(monkeypatch, student, pytorch, fp32, bf16, chosen):
+    names = [("pytorch", "float32"), ("openvino", "float32"), ("openvino", "bfloat16")]
+    both = [torch.float32, torch.bfloat16]
+    monkeypatch.setattr(openvino_backend, "openvino_types", lambda runtime: both)
+    asked = timed(monkeypatch, dict(zip(names, (pytorch, fp32, bf16), strict=True)))
+    sharpen = script.Sharpener(student, FREE, megapixels=math.inf)
+    assert (sharpen.backend, sharpen.runtime.dtype) == chosen
+    assert asked == [{"pytorch"}, {"pytorch", "openvino"}]
+    assert f"pytorch float32 {pytorch} ms, openvino float32 {fp32} ms" in sharpen.describe()
+    image = photo(40, 30)
+    np.testing.assert_allclose(sharpen(image).astype(int), whole(student, image), atol=2)
+
+
+def test_openvino_is_prepared_for_long_work_alone(monkeypatch, student):
+    asked = timed(monkeypatch, {("pytorch", "float32"): 65.536})  # a second per megapixel and core
+    monkeypatch.setattr(openvino_backend, "openvino_model", lambda net: pytest.fail("in vain"))
+    limit = openvino_backend.WORTH * torch.get_num_threads()
+    assert script.Sharpener(student, FREE, megapixels=0.99 * limit).backend == "pytorch"
+    assert asked == [{"pytorch"}]
+    assert script.Sharpener(student, FREE).backend == "pytorch" and len(asked) == 1
+    with pytest.raises(pytest.fail.Exception, match="in vain"):
+        script.Sharpener(student, FREE, megapixels=1.01 * limit)
+
+
+def test_flags_fix_back_end_and_precision(monkeypatch, student, runtime):
+    asked = timed(monkeypatch, {("openvino", "float32"): 4, ("openvino", "bfloat16"): 5})
+    given = script.InferenceConfig(backend="openvino")
+    assert script.Sharpener(student, runtime, given).backend == "openvino" and not asked
+    half = dataclasses.replace(runtime, dtype=torch.bfloat16)
+    assert script.Sharpener(student, half, given).runtime.dtype == torch.bfloat16 and not asked
+    assert script.Sharpener(student, FREE, given).runtime.dtype == torch.float32
+    plain = script.InferenceConfig(backend="pytorch")
+    assert script.Sharpener(student, FREE, plain, math.inf).backend == "pytorch"
     elsewhere = Runtime(torch.device("meta"), torch.float32)
+    assert script.build_backend(make_student(), "auto", elsewhere, math.inf).name == "pytorch"
     with pytest.raises(SharpeningError, match="--device cpu"):
-        script.Sharpener(student, elsewhere, config)
+        script.Sharpener(student, elsewhere, given)
+
+
+def test_openvino_tries_bf16_where_the_processor_has_it(monkeypatch, runtime):
+    class Core:
+        def get_property(self, device, name):
+            return able
+
+    monkeypatch.setattr(sys.modules["openvino"], "Core", Core)
+    able = ["FP32", "INT8"]
+    assert openvino_backend.openvino_types(FREE) == [torch.float32]
+    able = ["FP32", "BF16"]
+    assert openvino_backend.openvino_types(FREE) == [torch.float32, torch.bfloat16]
+    assert openvino_backend.openvino_types(runtime) == [torch.float32]
 
 
 def test_without_openvino_the_automatic_choice_is_pytorch(monkeypatch, student, runtime):
-    monkeypatch.setattr(script, "find_spec", lambda name: None)
-    assert script.pick_backend(script.InferenceConfig(), runtime, 100) == "pytorch"
+    monkeypatch.setattr(openvino_backend, "find_spec", lambda name: None)
+    assert script.Sharpener(student, FREE, megapixels=math.inf).backend == "pytorch"
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(SharpeningError, match="needs the package openvino: pip install"):
         script.Sharpener(student, runtime, script.InferenceConfig(backend="openvino"))

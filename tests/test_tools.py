@@ -14,7 +14,7 @@ import main_sharpening_script as script
 from sharpening import SharpeningError
 from sharpening.image_pairs import demo_pairs, read_pair, read_rgb
 from sharpening.runtime import pick_dtype
-from tools import common, mix_weights, networks, pareto, pictures, variants
+from tools import common, mix_weights, networks, pareto, pictures, scenes, variants
 from tools import validation_table as validation
 
 
@@ -136,6 +136,27 @@ def test_a_crop_is_no_larger_than_its_photograph():
     row = pictures.result_row(script.Sharpener(torch.nn.Identity(), CPU), "short", index, 224)
     assert sharp.shape[0] < 224
     assert [crop.shape for _, crop in row] == [(sharp.shape[0], 224, 3)] * 3
+
+
+@pytest.mark.parametrize("show", ["scenes", "limits"])
+def test_scenes_show_input_result_and_original(tmp_path, monkeypatch, show):
+    """A network that changes nothing: the result is the input, and nothing differs."""
+    nothing = script.Sharpener(torch.nn.Identity(), CPU)
+    monkeypatch.setattr(script.Sharpener, "load", lambda *_: nothing)
+    scenes.main(scenes.ScenesConfig(tmp_path / "student.pth", tmp_path / "sheet.png", show))
+    sheet = read_rgb(tmp_path / "sheet.png")
+    high, side = scenes.SIDE + pictures.TITLE, scenes.SIDE
+    assert sheet.shape == (3 * high, len(scenes.SCENES[show]) * side, 3)
+    for index, scene in enumerate(scenes.SCENES[show]):
+        columns = sheet[:, index * side : (index + 1) * side]
+        given, result, last = (
+            columns[k * high + pictures.TITLE : (k + 1) * high] for k in range(3)
+        )
+        assert np.array_equal(given, result)
+        if scene.length is None:
+            assert (last == 128).all()
+        else:
+            assert 14 < script.psnr(given, last) < 30  # blurred
 
 
 def test_a_sheet_of_blur_holds_the_crops_and_the_real_pairs(tmp_path, capsys):

@@ -1,6 +1,6 @@
 """Pairs of blurred and sharp images from a video of 120 or 240 frames a second, as GoPro was made.
 
-    python tools/pairs_from_video.py clip.mp4 my_pairs/train/clip --window 11
+    python tools/pairs_from_video.py clip.mp4 my_pairs --window 11
 
 A window of frames, averaged, is the blurred image; its middle frame is the sharp one. Windows with
 a cut or without motion are left out. `sheet.jpg` shows the pairs: look at it before you train. The

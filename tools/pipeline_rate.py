@@ -163,7 +163,7 @@ def row_of(sharpen: script.Sharpener, folder: Path, count: int, rounds: int) -> 
 def main(config: PipelineConfig) -> None:
     settings, rows = script.InferenceConfig(backend=config.backend), []
     with start_runtime(config.device) as runtime, tempfile.TemporaryDirectory() as name:
-        sharpen = script.Sharpener.load(config.checkpoint, runtime, settings, calls=math.inf)
+        sharpen = script.Sharpener.load(config.checkpoint, runtime, settings, math.inf)
         write_images(Path(name) / "png", config.png, (720, 1280), ".png")
         write_images(Path(name) / "jpeg", config.jpeg, (3000, 4000), ".jpg")
         write_video(Path(name) / "video" / "a.mp4", config.frames)
