@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# docs/EXPERIMENTS.md: what a program's results teach. From the shipped standard student, 1,000 steps of 4 crops of 192, with
+# and without them, two seeds. $1: a data set of real pairs; $2: the program's results on the blurred images below its
+# train/, under their names; $3 and further: real pairs to measure on (blurred/ and sharp/).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+data=${1:?a data set of real pairs} results=${2:?results on its blurred training images}
+: "${3:?real pairs to measure on}"
+out=runs/teacher_results
+python - "$data" "$results" <<'PYTHON'
+# How near the results and the student come to the sharp images, and where the loss takes the results
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+import main_sharpening_script as script
+from sharpening.image_pairs import add_teacher_results, find_pairs, read_pair
+
+data, results = map(Path, sys.argv[1:])
+names = script.DataConfig().blurred_names, script.DataConfig().sharp_names
+sharpen, sets = script.Sharpener.load("standard"), {}
+for pair in add_teacher_results(find_pairs(data / "train", *names), results, 0):
+    blurry, sharp, taught = read_pair(pair)
+    images = blurry, taught, sharpen(blurry)
+    scores = [script.psnr(image, sharp) for image in images]
+    theirs, own = (torch.from_numpy(abs(i - sharp.astype("f"))).mean(2)[None] for i in images[1:])
+    taken = (F.avg_pool2d(own - theirs, 15, 1, 7) > 0).float().mean().item()
+    rows = sets.setdefault(pair.name.split("/")[0], [])
+    rows.append([*scores, scores[2] > scores[1], scores[0] > scores[1], taken])
+print("means: PSNR of blurred, results, student; student nearer, blurred nearer than results; share of pixels taken")
+for name, rows in sets.items():
+    print(name, len(rows), *(round(value, 3) for value in torch.tensor(rows).mean(0).tolist()))
+PYTHON
+students=(model_checkpoints/student_pretrained.pth)
+train() { # train NAME FLAGS...
+  python main_sharpening_script.py --data.root "$data" --train.folder "$out/$1" --train.samples "$out/$1/samples" \
+    --train.initial-weights model_checkpoints/student_pretrained.pth --loss.ssim 0 --loss.frequency 1 \
+    --data.synthetic-share 0 --data.reduction-chance 0 --data.crop 192 --data.batch-size 4 --data.crops-per-image 2 \
+    --data.workers 0 --train.epochs 1 --train.steps-per-epoch "${STEPS:-1000}" --train.accumulation 1 \
+    --train.restart-cycles 1 --train.optimizer muon --train.learning-rate 3e-4 --train.precision bf16 \
+    --train.evaluate-every 1 "${@:2}"
+  cp "$out/$1/student_model_ema_final_epoch_001.pth" "$out/$1.pth"
+  students+=("$out/$1.pth")
+}
+for seed in 0 1; do
+  train without_$seed --train.seed $seed --teacher.no-enabled
+  train with_$seed --train.seed $seed --teacher.results "$results" --loss.taught 1 --loss.perceptual 0 \
+    --loss.feature 0 --loss.kl 0
+done
+clips=()
+for folder in "${@:3}"; do clips+=("$(basename "$folder")=$folder"); done
+python tools/harm_table.py "${students[@]}" --pairs "${clips[@]}"
