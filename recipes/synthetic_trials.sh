@@ -15,8 +15,7 @@ trial() { # trial NAME FLAGS...
     --train.accumulation 1 --train.restart-cycles 1 --train.optimizer muon --train.learning-rate 3e-4 \
     --train.precision bf16 --train.evaluate-every 1 --degradation.motion 0.6 --degradation.video-call 0.2 \
     --degradation.length 0 32 --degradation.length-power 1 --degradation.response-power 1 "${@:2}"
-  cp "$out/$1/student_model_ema_final_epoch_001.pth" "$out/$1.pth"
-  students+=("$out/$1.pth")
+  students+=("$out/$1/student_model_ema_final_epoch_001.pth")
 }
 for seed in 0 1 2; do trial "base_$seed" --train.seed $seed; done
 trial unchanged_10 --degradation.motion 0.675 --degradation.video-call 0.225

@@ -41,8 +41,7 @@ train() { # train NAME FLAGS...
     --data.workers 0 --train.epochs 1 --train.steps-per-epoch "${STEPS:-1000}" --train.accumulation 1 \
     --train.restart-cycles 1 --train.optimizer muon --train.learning-rate 3e-4 --train.precision bf16 \
     --train.evaluate-every 1 "${@:2}"
-  cp "$out/$1/student_model_ema_final_epoch_001.pth" "$out/$1.pth"
-  students+=("$out/$1.pth")
+  students+=("$out/$1/student_model_ema_final_epoch_001.pth")
 }
 for seed in 0 1; do
   train without_$seed --train.seed $seed --teacher.no-enabled
