@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# docs/EXPERIMENTS.md: what a program's results teach. From the shipped standard student, 1,000 steps of 4 crops of 192, with
-# and without them, two seeds. $1: a data set of real pairs; $2: the program's results on the blurred images below its
+# docs/EXPERIMENTS.md: what a program's results teach. From the shipped live student, 1,000 steps of 4 crops of 192, with and
+# without them, two seeds. $1: a data set of real pairs; $2: the program's results on the blurred images below its
 # train/, under their names; $3 and further: real pairs to measure on (blurred/ and sharp/).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -20,23 +20,24 @@ from sharpening.image_pairs import add_teacher_results, find_pairs, read_pair
 
 data, results = map(Path, sys.argv[1:])
 names = script.DataConfig().blurred_names, script.DataConfig().sharp_names
-sharpen, sets = script.Sharpener.load("standard"), {}
+students, sets = [script.Sharpener.load(name) for name in script.SHIPPED_STUDENTS], {}
 for pair in add_teacher_results(find_pairs(data / "train", *names), results, 0):
     blurry, sharp, taught = read_pair(pair)
-    images = blurry, taught, sharpen(blurry)
+    images = blurry, taught, *(sharpen(blurry) for sharpen in students)
     scores = [script.psnr(image, sharp) for image in images]
-    theirs, own = (torch.from_numpy(abs(i - sharp.astype("f"))).mean(2)[None] for i in images[1:])
-    taken = (F.avg_pool2d(own - theirs, 15, 1, 7) > 0).float().mean().item()
+    theirs, *own = (torch.from_numpy(abs(i - sharp.astype("f"))).mean(2)[None] for i in images[1:])
+    taken = [(F.avg_pool2d(error - theirs, 15, 1, 7) > 0).float().mean().item() for error in own]
     rows = sets.setdefault(pair.name.split("/")[0], [])
-    rows.append([*scores, scores[2] > scores[1], scores[0] > scores[1], taken])
-print("means: PSNR of blurred, results, student; student nearer, blurred nearer than results; share of pixels taken")
+    rows.append([*scores, *(score > scores[1] for score in scores), *taken])
+print("means: PSNR of blurred, results, standard, live; share of images where each of these is nearer than the results; "
+      "share of pixels where the loss of standard and of live takes the results")
 for name, rows in sets.items():
     print(name, len(rows), *(round(value, 3) for value in torch.tensor(rows).mean(0).tolist()))
 PYTHON
-students=(model_checkpoints/student_pretrained.pth)
+students=(model_checkpoints/student_live.pth)
 train() { # train NAME FLAGS...
   python main_sharpening_script.py --data.root "$data" --train.folder "$out/$1" --train.samples "$out/$1/samples" \
-    --train.initial-weights model_checkpoints/student_pretrained.pth --loss.ssim 0 --loss.frequency 1 \
+    --train.initial-weights model_checkpoints/student_live.pth --loss.ssim 0 --loss.frequency 1 \
     --data.synthetic-share 0 --data.reduction-chance 0 --data.crop 192 --data.batch-size 4 --data.crops-per-image 2 \
     --data.workers 0 --train.epochs 1 --train.steps-per-epoch "${STEPS:-1000}" --train.accumulation 1 \
     --train.restart-cycles 1 --train.optimizer muon --train.learning-rate 3e-4 --train.precision bf16 \
