@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Every figure and picture of MODEL_CARD.md and docs/EXPERIMENTS.md, but not the training of what ships
-# (ship_student.sh, demo_teacher.sh), nor teacher_results.sh. Needs a quiet machine and a day. $1: the sets that validation.sh measures on; $2: a
+# Every figure and picture of MODEL_CARD.md and docs/EXPERIMENTS.md, but not the training of what ships (ship_student.sh,
+# demo_teacher.sh) nor teacher_results.sh. Needs a quiet machine and a day. $1: the sets that validation.sh measures on; $2: a
 # data set whose train/ holds sharp photographs alone; $3: the same and the street's pairs; $4: the same and all real
 # pairs; $5: real pairs of a GoPro scene.
 set -euo pipefail
