@@ -709,9 +709,7 @@ class SEUNet(nn.Module):
 
         self.first = nn.Conv2d(pixels, widths[0], 3, padding=1)
         self.encoder = nn.ModuleList(stage(i, n) for i, n in enumerate(config.encoder))
-        self.down = nn.ModuleList(
-            nn.Conv2d(a, b, 2, stride=2) for a, b in itertools.pairwise(widths)
-        )
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 2, 2) for a, b in itertools.pairwise(widths))
         self.middle = stage(len(config.encoder), config.middle)
         self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in itertools.pairwise(widths))
         self.decoder = nn.ModuleList(stage(i, n) for i, n in enumerate(config.decoder))
@@ -1126,9 +1124,8 @@ def kl_loss(restored: Tensor, taught: Tensor, temperature: float) -> Tensor:
 
 
 def taught_loss(restored: Tensor, taught: Tensor, sharp: Tensor) -> Tensor:
-    """L1 between restored and taught plus that of their spectra, where taught is nearer to sharp;
-    elsewhere 0. Errors are compared as means over 15 x 15 pixels: value by value, L1 would pull
-    the same way as with sharp."""
+    """L1 of pixels and of spectra between restored and taught, where taught is nearer to sharp in
+    the mean of 15 x 15 pixels: value by value, L1 would pull the same way as with sharp."""
     own = restored.detach()
     lead = ((own - sharp).abs() - (taught - sharp).abs()).mean(1, keepdim=True)
     aim = torch.where(F.avg_pool2d(lead, 15, 1, 7) > 0, taught, own)
@@ -1641,13 +1638,11 @@ def build_network(config: Config) -> nn.Module:
     return SEUNet(config.student)
 
 
-def build_optimizer(
-    parameters: Iterable[nn.Parameter], config: TrainConfig
-) -> torch.optim.Optimizer:
+def build_optimizer(weights: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
     """The optimizer that `--train.optimizer` names."""
     if config.optimizer == "muon":
-        return MuonAndAdam(parameters, config.learning_rate)
-    return torch.optim.Adam(parameters, config.learning_rate, (0.9, 0.99))
+        return MuonAndAdam(weights, config.learning_rate)
+    return torch.optim.Adam(weights, config.learning_rate, (0.9, 0.99))
 
 
 def make_plan(config: Config, images: int, world: int) -> Plan:
@@ -1921,8 +1916,7 @@ def infer(config: Config, runtime: Runtime) -> int:
     if source is None:
         source, output = write_demo_inputs(folder), config.output or folder / "demo_sharpened"
     path = default_checkpoint(config)
-    settings = {"format": config.inference.format, "overwrite": config.overwrite}
-    plan = plan_jobs(source, output, **settings)
+    plan = plan_jobs(source, output, format=config.inference.format, overwrite=config.overwrite)
     calls = math.inf if any(job.kind == "video" for job in plan.jobs) else len(plan.jobs)
     sharpen = Sharpener.load(path, runtime, config.inference, calls)
     runtime.say(f"student: {path}, on {sharpen.describe()}")
