@@ -131,7 +131,7 @@ if not (SHIPPED / "student_pretrained.pth").is_file():
 # --------------------------------------------------------------------------------------------------
 
 COUNT, NOT_NEGATIVE, POSITIVE, SHARE = (1, math.inf), (0, math.inf), (1e-12, math.inf), (0, 1)
-LOSS_TERMS = ("recon", "perceptual", "feature", "kl", "ssim", "frequency")
+LOSS_TERMS = ("recon", "perceptual", "feature", "kl", "taught", "ssim", "frequency")
 LIMITS: dict[str, Limits] = {
     "data": dict.fromkeys(("batch_size", "crops_per_image"), COUNT)
     | dict.fromkeys(("workers", "cache_gb"), NOT_NEGATIVE)
@@ -275,6 +275,8 @@ class LossConfig:
     short run 0.06 dB among all terms and 0.75 beside L1 alone (docs/EXPERIMENTS.md)."""
     kl: float = 0.01
     """KL divergence over the colour channels between restored and taught."""
+    taught: float = 0.0
+    """L1 of pixels and of spectra between restored and taught, where taught is nearer to sharp."""
     ssim: float = 10.0
     """1 - SSIM between restored and sharp."""
     frequency: float = 1.0
@@ -293,7 +295,7 @@ class LossConfig:
     @property
     def teacher_terms(self) -> list[str]:
         """Names of the active terms that need a teacher."""
-        return [name for name in ("perceptual", "feature", "kl") if getattr(self, name)]
+        return [name for name in ("perceptual", "feature", "kl", "taught") if getattr(self, name)]
 
     def without_teacher(self) -> "LossConfig":
         return dataclasses.replace(self, **dict.fromkeys(self.teacher_terms, 0.0))
@@ -706,9 +708,7 @@ class SEUNet(nn.Module):
 
         self.first = nn.Conv2d(pixels, widths[0], 3, padding=1)
         self.encoder = nn.ModuleList(stage(i, n) for i, n in enumerate(config.encoder))
-        self.down = nn.ModuleList(
-            nn.Conv2d(a, b, 2, stride=2) for a, b in itertools.pairwise(widths)
-        )
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 2, 2) for a, b in itertools.pairwise(widths))
         self.middle = stage(len(config.encoder), config.middle)
         self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in itertools.pairwise(widths))
         self.decoder = nn.ModuleList(stage(i, n) for i, n in enumerate(config.decoder))
@@ -1122,9 +1122,13 @@ def kl_loss(restored: Tensor, taught: Tensor, temperature: float) -> Tensor:
     return divergence.mean() * temperature**2
 
 
-def ssim_loss(restored: Tensor, sharp: Tensor) -> Tensor:
-    """1 - SSIM of two (B, 3, H, W) batches in [0, 1], by the convention of `mean_ssim`."""
-    return 1 - mean_ssim(restored, sharp, 1.0)
+def taught_loss(restored: Tensor, taught: Tensor, sharp: Tensor) -> Tensor:
+    """L1 of pixels and of spectra between restored and taught, where taught is nearer to sharp in
+    the mean of 15 x 15 pixels: value by value, L1 would pull the same way as with sharp."""
+    own = restored.detach()
+    lead = ((own - sharp).abs() - (taught - sharp).abs()).mean(1, keepdim=True)
+    aim = torch.where(F.avg_pool2d(lead, 15, 1, 7) > 0, taught, own)
+    return F.l1_loss(restored, aim) + frequency_loss(restored, aim)
 
 
 def mean_ssim(a: Tensor, b: Tensor, peak: float) -> Tensor:
@@ -1162,7 +1166,8 @@ def distillation_loss(
         "perceptual": lambda: perceptual_loss(vgg, restored, taught),
         "feature": lambda: feature_loss(projected, taught_taps),
         "kl": lambda: kl_loss(restored, taught, config.temperature),
-        "ssim": lambda: ssim_loss(restored, sharp),
+        "taught": lambda: taught_loss(restored, taught, sharp),
+        "ssim": lambda: 1 - mean_ssim(restored, sharp, 1.0),
         "frequency": lambda: frequency_loss(restored, sharp),
     }
     terms = {name: compute() for name, compute in work.items() if getattr(config, name)}
@@ -1632,13 +1637,11 @@ def build_network(config: Config) -> nn.Module:
     return SEUNet(config.student)
 
 
-def build_optimizer(
-    parameters: Iterable[nn.Parameter], config: TrainConfig
-) -> torch.optim.Optimizer:
+def build_optimizer(weights: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
     """The optimizer that `--train.optimizer` names."""
     if config.optimizer == "muon":
-        return MuonAndAdam(parameters, config.learning_rate)
-    return torch.optim.Adam(parameters, config.learning_rate, (0.9, 0.99))
+        return MuonAndAdam(weights, config.learning_rate)
+    return torch.optim.Adam(weights, config.learning_rate, (0.9, 0.99))
 
 
 def make_plan(config: Config, images: int, world: int) -> Plan:
@@ -1912,8 +1915,7 @@ def infer(config: Config, runtime: Runtime) -> int:
     if source is None:
         source, output = write_demo_inputs(folder), config.output or folder / "demo_sharpened"
     path = default_checkpoint(config)
-    settings = {"format": config.inference.format, "overwrite": config.overwrite}
-    plan = plan_jobs(source, output, **settings)
+    plan = plan_jobs(source, output, format=config.inference.format, overwrite=config.overwrite)
     sizes = sizes_of(plan)
     megapixels = sum(size for *_, size in sizes)
     sharpen = Sharpener.load(path, runtime, config.inference, megapixels)

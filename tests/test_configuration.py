@@ -213,7 +213,7 @@ def test_stored_results_ask_for_what_goes_with_them(tmp_path):
 
 def test_all_weights_zero_is_refused():
     with pytest.raises(ValueError, match="nothing would be trained"):
-        script.LossConfig(0, 0, 0, 0, 0, 0)
+        script.LossConfig(**dict.fromkeys(script.LOSS_TERMS, 0))
 
 
 def help_of(arguments: list[str], capsys) -> str:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from scipy.ndimage import uniform_filter
 from skimage.metrics import structural_similarity
 
 import main_sharpening_script as script
@@ -33,7 +34,7 @@ def test_kl_is_the_sum_over_channels_of_p_log_p_over_q(images):
     assert script.kl_loss(restored, restored, 4.0).item() == pytest.approx(0, abs=1e-7)
 
 
-def test_ssim_loss_is_one_minus_scikit_images_ssim(images):
+def test_mean_ssim_is_that_of_scikit_image(images):
     restored, sharp, _ = images
     expected = np.mean(
         [
@@ -49,7 +50,7 @@ def test_ssim_loss_is_one_minus_scikit_images_ssim(images):
             for a, b in zip(restored, sharp, strict=True)
         ]
     )
-    assert script.ssim_loss(restored, sharp).item() == pytest.approx(1 - expected, abs=1e-5)
+    assert script.mean_ssim(restored, sharp, 1.0).item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_frequency_loss_is_the_l1_of_the_spectrum(images):
@@ -57,6 +58,28 @@ def test_frequency_loss_is_the_l1_of_the_spectrum(images):
     spectrum = np.fft.rfft2((restored - sharp).numpy(), norm="ortho")
     expected = (np.abs(spectrum.real).mean() + np.abs(spectrum.imag).mean()) / 2
     assert script.frequency_loss(restored, sharp).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_taught_loss_takes_the_teacher_where_its_mean_error_is_smaller(images):
+    restored, sharp, taught = images
+    lead = ((restored - sharp).abs() - (taught - sharp).abs()).numpy().mean(1)
+    nearer = uniform_filter(lead, (0, 15, 15), mode="constant")[:, None] > 0
+    assert 0.2 < nearer.mean() < 0.8
+    error = np.where(nearer, (restored - taught).numpy(), 0)
+    spectrum = np.fft.rfft2(error, norm="ortho")
+    expected = np.abs(error).mean()
+    expected += (np.abs(spectrum.real).mean() + np.abs(spectrum.imag).mean()) / 2
+    found = script.taught_loss(restored, taught, sharp).item()
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_teacher_that_is_further_from_sharp_teaches_nothing(images):
+    sharp = images[0]
+    restored = (sharp + 0.1).requires_grad_()
+    script.taught_loss(restored, sharp - 0.2, sharp).backward()
+    assert not restored.grad.any()
+    script.taught_loss(restored, sharp - 0.05, sharp).backward()
+    assert restored.grad.sum() > 0  # down, towards the teacher
 
 
 def test_feature_loss_compares_taps_of_equal_resolution():

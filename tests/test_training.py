@@ -95,7 +95,7 @@ def test_projections_and_student_learn_the_teacher_does_not(config, runtime, run
 
 def test_accumulating_four_times_one_equals_one_times_four(config, runtime):
     """Gradients of the same eight crops, however they are cut into micro-batches."""
-    config = changed(config, data={"batch_size": 8}, loss=script.LossConfig(1, 0, 0, 0, 0, 0))
+    config = changed(config, data={"batch_size": 8}, loss=script.LossConfig(1, 0, 0, 0, 0, 0, 0))
     dataset = script.GoProSharpeningDataset(
         script.split_pairs(config, "train"), config.data, config.train.seed
     )
