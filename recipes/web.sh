@@ -6,8 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."  # `web` is absent where a test only reads the commands
 pairs=${1:?real pairs} clip=${2:?a clip}
 if [ -d web ]; then npm ci --prefix web --ignore-scripts; fi
-python tools/export_web.py --pairs "$pairs" --images 60 -o runs/web_models
-python tools/export_web.py                                  # web/models: sizes, PSNR, distance from fp32
+python tools/export_web.py --pairs "$pairs" --images 60     # web/models: sizes, PSNR, distance from fp32
 if [ -d web ]; then npm run --prefix web build; fi           # web/dist: what a first visit loads
 for work in half full off; do python tools/page_rate.py --work "$work"; done
 python tools/page_rate.py --no-isolation                    # headers missing: one thread

@@ -28,7 +28,7 @@ ARGUMENTS |= {"gpu_student": 2, "automatic": 0, "shared_inference": 0, "syntheti
 STANDARD = str(script.SHIPPED_STUDENTS["standard"])
 NOTE = """#!/usr/bin/env bash
 [ "$1" = -c ] && { [[ $2 = while* ]] && exec sleep 60; exit 0; }
-for word in "$@"; do printf '%s\\0' "$word"; done >> "$COMMANDS"; printf '\\n' >> "$COMMANDS"
+{ flock 9; printf '%s\\0' "$@" >&9; printf '\\n' >&9; } 9>> "$COMMANDS"
 """
 
 
