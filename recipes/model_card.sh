@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 valid=${1:?sets to validate on} photographs=${2:?photographs} street=${3:?with the street} all=${4:?with all pairs}
 gopro=${5:?GoPro pairs} pairs=$valid/reds_small_valid sharp=$valid/sharp_valid
 bash recipes/validation.sh "$valid"
-bash recipes/pictures.sh
+bash recipes/pictures.sh "$valid/moving_person"
 bash recipes/ablation.sh
 bash recipes/ingredients.sh "$photographs" "$street" "$all" "$gopro" "$pairs"
 bash recipes/optimizers.sh "$all" runs/ingredients/half_nearly_linear/student_model_ema_final_epoch_004.pth "$gopro" "$pairs"

@@ -10,7 +10,7 @@ time python main_sharpening_script.py --demo
 bash recipes/automatic.sh
 bash recipes/shared_inference.sh
 bash recipes/validation.sh "$valid"
-bash recipes/pictures.sh
+bash recipes/pictures.sh "$valid/moving_person"
 bash recipes/benchmarks.sh
 bash recipes/training_rate.sh "$data" "$weights" --steps 20
 bash recipes/variants.sh model_checkpoints/student_pretrained.pth "$pairs" "$gopro"

@@ -123,7 +123,8 @@ def test_results_are_shown_as_three_crops_a_row(student_file, tmp_path, capsys):
     assert sheet.shape == (2 * (64 + pictures.TITLE), 3 * 64, 3)
     titles = [sheet[:, x : x + 64][: pictures.TITLE] for x in (0, 64, 128)]
     assert all(title.min() == 0 and title.max() == 255 for title in titles)  # black on white
-    sharp = pictures.middle(read_rgb(demo_pairs("test")[0].sharp), 64)
+    photo = read_rgb(demo_pairs("test")[0].sharp)
+    sharp = photo[pictures.middle(photo, 64)]
     assert np.array_equal(sheet[pictures.TITLE : pictures.TITLE + 64, 128:], sharp)
     with pytest.raises(SharpeningError, match="has 4 test photographs, not 5"):
         pictures.main(pictures.PicturesConfig(student_file, rows=5, **settings))
@@ -133,9 +134,23 @@ def test_a_crop_is_no_larger_than_its_photograph():
     pairs = demo_pairs("test")
     index = min(range(len(pairs)), key=lambda i: read_rgb(pairs[i].sharp).shape[0])
     sharp = read_rgb(pairs[index].sharp)
-    row = pictures.result_row(script.Sharpener(torch.nn.Identity(), CPU), "short", index, 224)
     assert sharp.shape[0] < 224
-    assert [crop.shape for _, crop in row] == [(sharp.shape[0], 224, 3)] * 3
+    for place in (pictures.middle(sharp, 224), pictures.most_blurred(sharp, sharp, 224)):
+        assert sharp[place].shape == (sharp.shape[0], 224, 3)
+
+
+def test_a_real_pair_is_shown_where_it_is_blurred_most(student_file, tmp_path, capsys):
+    for name in ("blurred", "sharp"):
+        image = np.full((96, 160, 3), 50, np.uint8)
+        image[48:80, 112:144] += 100 * (name == "sharp")
+        (tmp_path / name).mkdir()
+        Image.fromarray(image).save(tmp_path / name / "0.png")
+    settings = {"blurs": ("short",), "rows": 1, "crop": 32, "pairs": tmp_path}
+    sheet = tmp_path / "sheet.png"
+    pictures.main(pictures.PicturesConfig(student_file, output=sheet, **settings))
+    assert [row["blur"] for row in last_line(capsys)["rows"]] == ["short", "real"]
+    shown = np.asarray(Image.open(sheet))[-32:]
+    assert (shown[:, :32] == 50).all() and (shown[:, 64:] == 150).all()
 
 
 @pytest.mark.parametrize("show", ["scenes", "limits"])
@@ -171,7 +186,7 @@ def test_a_sheet_of_blur_holds_the_crops_and_the_real_pairs(tmp_path, capsys):
     cells = sheet.reshape(3, 32, 4, 32, 3).swapaxes(1, 2)
     for index in range(2):
         files = (pairs / name / f"{index}.png" for name in ("sharp", "blurred"))
-        real = [pictures.middle(read_rgb(file), 32) for file in files]
+        real = [image[pictures.middle(image, 32)] for image in map(read_rgb, files)]
         assert np.array_equal(cells[index, 0], real[0])
         assert not any(np.array_equal(cells[index, k], real[0]) for k in (1, 2, 3))
         assert np.array_equal(cells[2, 2 * index : 2 * index + 2], real)

@@ -4,11 +4,12 @@
     python tools/pictures.py --images photos/ -o sheet.png
 
 With a checkpoint: the demo's test photographs, blurred as `--blurs` says; in a row the blurred
-crop, the student's result and the original, with their PSNR. With a folder of photographs: in a
-row the sharp crop and its blur from consecutive seeds; `--pairs` adds rows of real pairs, sharp
-left and blurred right.
+crop, the student's result and the original, with their PSNR; `--pairs` adds rows of real pairs,
+where they are blurred most. With a folder of photographs: in a row the sharp crop and its blur from
+consecutive seeds; `--pairs` adds rows of real pairs, sharp left and blurred right.
 """
 
+import itertools
 import json
 import sys
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import tyro
 from PIL import Image, ImageDraw, ImageFont
 
@@ -75,19 +77,31 @@ class PicturesConfig:
             raise ValueError(f"blurs are {', '.join(BLURS)}: {', '.join(sorted(unknown))}")
 
 
-def middle(image: np.ndarray, side: int) -> np.ndarray:
+def middle(image: np.ndarray, side: int) -> tuple[slice, slice]:
     """The square of `side` pixels in the middle of an image, or less where it is smaller."""
     top, left = (max(0, n - side) // 2 for n in image.shape[:2])
-    return image[top : top + side, left : left + side]
+    return slice(top, top + side), slice(left, left + side)
 
 
-def result_row(sharpen: script.Sharpener, blur: str, index: int, side: int) -> list[Cell]:
-    """The crops of blurred, restored and sharp photograph number `index` of the demo."""
-    images = script.EvaluationImages(demo_pairs("test"), BLURS[blur])
-    _, blurry, sharp = images[index]
-    crops = [middle(image, side) for image in (blurry, sharpen(blurry), sharp)]
+def most_blurred(blurry: np.ndarray, sharp: np.ndarray, side: int) -> tuple[slice, slice]:
+    """The square of `side` pixels, or less, in which two images differ most."""
+    error = torch.from_numpy(np.abs(blurry.astype(np.float32) - sharp).mean(2))
+    means = F.avg_pool2d(error[None], tuple(min(side, n) for n in error.shape), 16)[0]
+    top, left = (16 * int(i) for i in np.unravel_index(int(means.argmax()), means.shape))
+    return slice(top, top + side), slice(left, left + side)
+
+
+def result_row(
+    sharpen: script.Sharpener,
+    name: str,
+    blurry: np.ndarray,
+    sharp: np.ndarray,
+    place: tuple[slice, slice],
+) -> list[Cell]:
+    """The crops of a blurred, restored and sharp image."""
+    crops = [image[place] for image in (blurry, sharpen(blurry), sharp)]
     before, after = (script.psnr(crop, crops[2]) for crop in crops[:2])
-    titles = (f"{blur}: {before:.2f} dB", f"student: {after:.2f} dB", "original")
+    titles = (f"{name}: {before:.2f} dB", f"student: {after:.2f} dB", "original")
     return list(zip(titles, crops, strict=True))
 
 
@@ -97,11 +111,18 @@ def results(config: PicturesConfig) -> tuple[list[list[Cell]], dict[str, Any]]:
         raise SharpeningError(f"the demo has {there} test photographs, not {config.rows}")
     runtime = Runtime(torch.device("cpu"), torch.float32)
     sharpen = script.Sharpener.load(config.checkpoint, runtime)
-    places = [(blur, index) for blur in config.blurs for index in range(config.rows)]
-    rows = [result_row(sharpen, *place, config.crop) for place in places]
-    values = [[script.psnr(crop, row[2][1]) for _, crop in row[:2]] for row in rows]
-    named = zip(places, values, strict=True)
-    return rows, {"rows": [{"blur": b, "before": v[0], "after": v[1]} for (b, _), v in named]}
+    rows = []
+    for blur, index in itertools.product(config.blurs, range(config.rows)):
+        _, blurry, sharp = script.EvaluationImages(demo_pairs("test"), BLURS[blur])[index]
+        rows.append(result_row(sharpen, blur, blurry, sharp, middle(sharp, config.crop)))
+    for path in some_images(config.pairs / "sharp", config.rows) if config.pairs else ():
+        blurry, sharp = (read_rgb(p) for p in (path.parents[1] / "blurred" / path.name, path))
+        place = most_blurred(blurry, sharp, config.crop)
+        rows.append(result_row(sharpen, "real", blurry, sharp, place))
+    found = [[script.psnr(crop, row[2][1]) for _, crop in row[:2]] for row in rows]
+    names = [row[0][0].partition(":")[0] for row in rows]
+    named = zip(names, found, strict=True)
+    return rows, {"rows": [{"blur": b, "before": v[0], "after": v[1]} for b, v in named]}
 
 
 def some_images(folder: Path, count: int) -> list[Path]:
@@ -115,7 +136,7 @@ def some_images(folder: Path, count: int) -> list[Path]:
 def synthetic_row(path: Path, first: int, config: PicturesConfig) -> list[Cell]:
     """The crop and its blurred versions."""
     photo = np.asarray(Image.fromarray(read_rgb(path)).reduce(config.reduce))
-    sharp = middle(photo, config.crop).copy()
+    sharp = photo[middle(photo, config.crop)].copy()
     image = torch.from_numpy(sharp).permute(2, 0, 1).float() / 255
     generators = generators_for(config.seed, range(first, first + config.columns))
     batch, _ = degrade(image.repeat(config.columns, 1, 1, 1), generators, config.degradation)
@@ -132,7 +153,8 @@ def blur_rows(config: PicturesConfig) -> tuple[list[list[Cell]], dict[str, Any]]
         across = (config.columns + 1) // 2
         paths = some_images(config.pairs / "sharp", config.rows * across)
         twins = [(path, path.parents[1] / "blurred" / path.name) for path in paths]
-        cells = [("", middle(read_rgb(path), config.crop)) for pair in twins for path in pair]
+        images = (read_rgb(path) for pair in twins for path in pair)
+        cells = [("", image[middle(image, config.crop)]) for image in images]
         rows += [cells[i : i + 2 * across] for i in range(0, len(cells), 2 * across)]
     return rows, {"psnr_quartiles": np.percentile(values, [25, 50, 75]).round(2).tolist()}
 
