@@ -149,8 +149,8 @@ class OpenVinoNet:
 # --------------------------------------------------------------------------------------------------
 
 WORTH = 30.0
-"""Seconds of work in PyTorch from which OpenVINO is prepared. That takes 4 to 12 seconds and then
-saves about a third of the time."""
+"""Seconds of work in PyTorch from which OpenVINO is prepared. That takes ten seconds and then
+saves about a third of the time (docs/SPEED.md)."""
 SIDE = 256
 """Side of the frame that is timed, pixels."""
 
