@@ -6,5 +6,5 @@ pair=${1:?a real pair}
 student=model_checkpoints/student_pretrained.pth
 python tools/pictures.py --checkpoint $student -o docs/before_after.png --blurs short medium call --rows 1 --pairs "$pair"
 python tools/pictures.py --checkpoint $student -o docs/failures.png --blurs long --rows 2
-python tools/scenes.py $student -o docs/scenes.png --show scenes
+python tools/scenes.py $student -o docs/scenes.png --show scenes --pair "$pair"
 python tools/scenes.py $student -o docs/limits.png --show limits

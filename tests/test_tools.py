@@ -174,6 +174,15 @@ def test_scenes_show_input_result_and_original(tmp_path, monkeypatch, show):
             assert 14 < script.psnr(given, last) < 30  # blurred
 
 
+def test_scenes_begin_with_a_real_pair(student_file, tmp_path, capsys):
+    pairs = write_pairs(tmp_path / "pairs", 1, size=(200, 240))
+    scenes.main(scenes.ScenesConfig(student_file, tmp_path / "sheet.png", pair=pairs))
+    first, second, _ = (row[0] for row in last_line(capsys)["titles"])
+    assert first.startswith("real: ") and second.startswith("result: ")
+    shown = read_rgb(tmp_path / "sheet.png")[-scenes.SIDE :, : scenes.SIDE]
+    assert shown.std() > 1 and shown.shape == (scenes.SIDE, scenes.SIDE, 3)
+
+
 def test_a_sheet_of_blur_holds_the_crops_and_the_real_pairs(tmp_path, capsys):
     pairs = write_pairs(tmp_path / "pairs", 2)
     out = tmp_path / "out" / "sheet.png"

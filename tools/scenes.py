@@ -3,9 +3,10 @@
     python tools/scenes.py model_checkpoints/student_pretrained.pth -o scenes.png
     python tools/scenes.py model_checkpoints/student_pretrained.pth -o limits.png --show limits
 
-A column for each scene, all of them photographs of scikit-image. From top to bottom: the input, the
-result, and the original, with the PSNR to it. A scene that is not blurred first shows, in the place
-of the original, what the student changed: the difference, eight times as large.
+A column for each scene: photographs of scikit-image, and with `--pair` a real pair first. From top
+to bottom: the input, the result, and the original, with the PSNR to it. A scene that is not blurred
+first shows, in the place of the original, what the student changed: the difference, eight times as
+large.
 """
 
 import json
@@ -21,11 +22,11 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import main_sharpening_script as script
-from sharpening.image_pairs import Pair
+from sharpening.image_pairs import Pair, read_rgb
 from sharpening.media_files import atomic_write
 from sharpening.runtime import Runtime
 from tools.common import any_camera, run_tool
-from tools.pictures import Cell, draw
+from tools.pictures import Cell, draw, most_blurred, some_images
 
 SIDE = 190
 """Side of the crops, pixels: as high as the picture of text is."""
@@ -64,6 +65,8 @@ class ScenesConfig:
     """The picture to write."""
     show: Literal["scenes", "limits"] = "scenes"
     """Scenes that the student is for, or where it fails."""
+    pair: Path | None = None
+    """Folder with `sharp/` and `blurred/`: its first pair, where it is blurred most."""
 
 
 def crop(image: np.ndarray, place: tuple[int, int]) -> np.ndarray:
@@ -84,14 +87,28 @@ def column(scene: Scene, sharpen: script.Sharpener) -> list[Cell]:
         change = np.clip(128 + 8.0 * (after.astype(np.float32) - target), 0, 255)
         last = "difference x 8", change.astype(np.uint8)
         return [(f"{scene.title}, as it is", before), (f"result: {reached}", after), last]
-    first = f"{scene.title}: {script.psnr(before, target):.1f} dB"
-    return [(first, before), (f"result: {reached}", after), ("original", target)]
+    return cells(scene.title, before, after, target)
+
+
+def cells(title: str, before: np.ndarray, after: np.ndarray, target: np.ndarray) -> list[Cell]:
+    """A column of three crops with their PSNR."""
+    first, second = (f"{script.psnr(each, target):.1f} dB" for each in (before, after))
+    return [(f"{title}: {first}", before), (f"result: {second}", after), ("original", target)]
+
+
+def real_column(folder: Path, sharpen: script.Sharpener) -> list[Cell]:
+    """The cells of the first real pair of a folder."""
+    (path,) = some_images(folder / "sharp", 1)
+    blurry, sharp = read_rgb(folder / "blurred" / path.name), read_rgb(path)
+    place = most_blurred(blurry, sharp, SIDE)
+    return cells("real", blurry[place], sharpen(blurry)[place], sharp[place])
 
 
 def main(config: ScenesConfig) -> None:
     runtime = Runtime(torch.device("cpu"), torch.float32)
     sharpen = script.Sharpener.load(config.checkpoint, runtime)
-    columns = [column(scene, sharpen) for scene in SCENES[config.show]]
+    columns = [real_column(config.pair, sharpen)] if config.pair else []
+    columns += [column(scene, sharpen) for scene in SCENES[config.show]]
     rows = [list(row) for row in zip(*columns, strict=True)]
     with atomic_write(config.output) as temporary:
         draw(rows, SIDE).save(temporary, "PNG")
