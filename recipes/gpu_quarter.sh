@@ -52,7 +52,7 @@ train() { # train NAME STEPS SECONDS: of one student; stopped by then, it saves 
   local -n flags=$kind
   timeout --signal TERM "$3" python main_sharpening_script.py --device "$device" --overwrite --data.root "$data" \
     --train.folder "$work/$name" --train.samples "$work/$name/samples" --teacher.no-enabled \
-    --loss.perceptual 0 --loss.feature 0 --loss.kl 0 --loss.ssim 0 --loss.frequency 1 \
+    --loss.ssim 0 --loss.frequency 1 \
     --data.crop $crop --data.batch-size $batch --data.crops-per-image 4 --data.workers $workers --data.cache-gb 4 \
     --data.reduction-chance 0.4 --data.reduction 0.7 3 "${flags[@]}" --degradation.length 0 40 --degradation.length-power 1 \
     --degradation.lens-chance 0.6 --degradation.jpeg-chance 0.65 \
