@@ -14,6 +14,7 @@ bash recipes/ingredients.sh "$photographs" "$street" "$all" "$gopro" "$pairs"
 bash recipes/optimizers.sh "$all" runs/ingredients/half_nearly_linear/student_model_ema_final_epoch_004.pth "$gopro" "$pairs"
 for seed in 1 2; do bash recipes/nafnet.sh "$all" "$pairs" "$gopro" "$sharp" $seed; done
 bash recipes/synthetic_trials.sh "$all" "$valid"
+bash recipes/idea_trials.sh "$all" "$valid"
 for student in student_pretrained student_live; do
   bash recipes/variants.sh model_checkpoints/$student.pth "$pairs" "$gopro"
 done

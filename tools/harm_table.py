@@ -92,16 +92,23 @@ def sets(config: HarmConfig) -> Iterator[tuple[str, list[tuple[np.ndarray, np.nd
         yield f"{name}, soft and compressed", [soft_and_compressed(image) for image in images]
 
 
+def measure(
+    config: HarmConfig, students: dict[str, script.Sharpener]
+) -> Iterator[tuple[str, dict[str, dict[str, float]]]]:
+    """(name, figures of the blurred images and of each student), printed too, of each set."""
+    for name, images in sets(config):
+        rows = {"blurry": [measured(blurry, blurry, sharp) for blurry, sharp in images]}
+        for student, sharpen in students.items():
+            rows[student] = [measured(sharpen(b), b, s) for b, s in images]
+        figures = {student: summary(each) for student, each in rows.items()}
+        print_set(name, figures)
+        yield name, figures
+
+
 def main(config: HarmConfig) -> None:
-    results = {}
     with start_runtime(config.device) as runtime:
         students = {str(path): script.Sharpener.load(path, runtime) for path in config.checkpoints}
-        for name, images in sets(config):
-            rows = {"blurry": [measured(blurry, blurry, sharp) for blurry, sharp in images]}
-            for path, sharpen in students.items():
-                rows[path] = [measured(sharpen(b), b, s) for b, s in images]
-            results[name] = {path: summary(each) for path, each in rows.items()}
-            print_set(name, results[name])
+        results = dict(measure(config, students))
     print(json.dumps(results))
 
 
