@@ -9,7 +9,7 @@ each idea was worth: docs/EXPERIMENTS.md, "Ideas against harm and for long blur"
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,9 @@ class Candidate(script.SEUNet):
         return (restored, taps) if return_taps else restored
 
 
-def with_composites(batches: Iterator[tuple[Tensor, ...]], trial: TrialConfig) -> Iterator:
+def with_composites(
+    batches: Iterator[tuple[Tensor, ...]], trial: TrialConfig
+) -> Iterator[tuple[Tensor, ...]]:
     """`batches` in which parts of real blurred crops are sharp already."""
     with contextlib.closing(batches):
         for draw, (blurry, sharp, blur_seeds) in enumerate(batches):
@@ -119,7 +121,9 @@ def taught_by(teacher: nn.Module, blurry: Tensor, orientations: int) -> Tensor:
     return total / orientations
 
 
-def extended_loss(trial: TrialConfig, net: Candidate, teacher: nn.Module | None, runtime: Runtime):
+def extended_loss(
+    trial: TrialConfig, net: Candidate, teacher: nn.Module | None, runtime: Runtime
+) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
     """`distillation_loss` with the trial's terms, for images that `net` restored."""
     plain = script.distillation_loss
 
