@@ -270,8 +270,8 @@ def make_with_speex(path: Path) -> Path:
 def make_stress_corpus(folder: Path) -> dict[Path, str]:
     """Files below `folder` -> "ok", "fails", "ignored", or "unseen" (hidden ones, loops)."""
     corpus: dict[Path, str] = {}
-    parts = (_sound_images, _odd_sizes_and_names, _broken_images, _from_elsewhere, _odd_places)
-    for part in (*parts, _videos):
+    parts = (_sound_images, _deep_images, _odd_sizes_and_names, _broken_images, _from_elsewhere)
+    for part in (*parts, _odd_places, _videos):
         part(folder, corpus)
     return corpus
 
@@ -317,6 +317,10 @@ def _sound_images(folder: Path, corpus: dict[Path, str]) -> None:
     for name in ("moving.gif", "moving.webp", "moving.png", "pages.tif"):
         frames[0].save(modes / name, save_all=True, append_images=frames[1:])
         corpus[modes / name] = "ok"
+
+
+def _deep_images(folder: Path, corpus: dict[Path, str]) -> None:
+    modes = folder / "modes"
     deep = np.random.default_rng(1).integers(0, 65536, (12, 17, 4), dtype=np.uint16)
     Image.fromarray(deep[..., 0].copy()).save(modes / "deep_grey.png")
     tifffile.imwrite(modes / "deep_grey.tif", deep[..., 0])
