@@ -393,6 +393,8 @@ def test_dropped_video_plays_like_a_camera(page, tmp_path):
     page.select_option("#work", "full")
     page.evaluate(drop, list(file.read_bytes()))
     expect(page.figures).to_contain_text("160 × 96 · full size")
+    # the canvas takes its new size when the browser next shows it, after the figures
+    page.wait_for_function("document.querySelector('canvas').width === 160")
     first = page.image()
     page.wait_for_timeout(700)
     assert (page.image() != first).any()
