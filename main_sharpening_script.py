@@ -28,8 +28,8 @@ Sections, in the order in which they run:
 
 What the system stands on is in the package `sharpening`: devices and processes (runtime), folders
 and crops (image_pairs), worker processes (loading), synthetic_blur, muon, run_log, files of weights
-(checkpoints), how far a training is (progress), openvino_backend, pictures and videos as files
-(file_inference, media_files, metadata, video_files), and live.
+(checkpoints), how far a training is (progress), openvino_backend, images that are not blurred
+(tone), pictures and videos as files (file_inference, media_files, metadata, video_files), and live.
 """
 
 import argparse
@@ -120,6 +120,7 @@ from sharpening.settings import (
     write_settings,
 )
 from sharpening.synthetic_blur import DEMO_BLUR, DegradationConfig, degrade, generators_for
+from sharpening.tone import hold_tone
 
 HERE = Path(__file__).resolve().parent
 SHIPPED = HERE / "model_checkpoints"  # in a clone; in an installed package beside its modules
@@ -375,8 +376,9 @@ class InferenceConfig(FileSettings):
     """Pixels shared by neighbouring tiles, where they are blended by a raised cosine. 99 % of what
     a pixel depends on lies within 25 pixels of it (gradient of the standard student)."""
     pool_window: int | None = None
-    """Window that squeeze averages over, pixels: the training crop, or 0 for the whole image or
-    tile; None: as the checkpoint says."""
+    """Window that squeeze averages over, pixels; 0: all of it; None: as the checkpoint says."""
+    hold_tone: bool = True
+    """Whether images that are not blurred keep their local means (sharpening/tone.py)."""
     backend: Literal["auto", "pytorch", "compiled", "openvino", "openvino-int8"] = "auto"
     """What computes the network. auto: on a CPU PyTorch for a few seconds of work, for more the
     faster one of PyTorch and OpenVINO by a short timing. compiled: PyTorch through torch.compile,
@@ -387,13 +389,11 @@ class InferenceConfig(FileSettings):
         super().__post_init__()
         check_limits(self, LIMITS["inference"], "inference.")
         if (tile := LARGEST_TILE if self.tile is None else self.tile) <= 2 * self.overlap:
-            raise ValueError(
-                f"inference.tile ({tile}) must exceed twice the overlap ({self.overlap})"
-            )
+            raise ValueError(f"inference.tile {tile} must exceed twice the overlap {self.overlap}")
 
     def as_trained(self) -> "InferenceConfig":
         """The same for a network as it is: by PyTorch, with its own windows."""
-        return dataclasses.replace(self, backend="pytorch", pool_window=None)
+        return dataclasses.replace(self, backend="pytorch", pool_window=None, hold_tone=False)
 
 
 @dataclass(frozen=True)
@@ -1458,12 +1458,19 @@ class Sharpener:
         return give_back(self.images([rgb], strength)[0])
 
     def images(self, images: Sequence[np.ndarray], strength: float = 1.0) -> list[np.ndarray]:
-        """Images (H, W, 3) uint8 or uint16 of one size -> the same. When memory runs out, the tile
-        is halved and the work repeated; the tile is remembered for later calls."""
+        """Images (H, W, 3) uint8 or uint16 of one size -> the same."""
         if not 0 <= strength <= 1:
             raise SharpeningError(f"strength must be from 0 to 1: {strength}")
         if strength == 0:
             return [image.copy() for image in images]
+        results = self.compute_all(images, strength)
+        if not self.config.hold_tone:
+            return results
+        return [hold_tone(*pair, strength) for pair in zip(images, results, strict=True)]
+
+    def compute_all(self, images: Sequence[np.ndarray], strength: float) -> list[np.ndarray]:
+        """The images through the network. When memory runs out, the tile is halved and the work
+        repeated; the tile is remembered for later calls."""
         shape, compute = images[0].shape, functools.partial(self.compute, strength=strength)
         tile = self.tile(shape, len(images))
         while True:
@@ -1558,11 +1565,9 @@ def evaluate_speed(sharpen: Sharpener) -> dict[str, float]:
     """Frames per second at `SPEED_SIZES`, from a frame in memory to a frame in memory."""
     rates = {}
     for name, (H, W, tile) in SPEED_SIZES.items():
-        frame = demo_frame(H, W)
-        work = functools.partial(sharpen.compute, [frame])
-        if tile is not None:
-            settings = (sharpen.runtime, tile, InferenceConfig.overlap)
-            work = functools.partial(sharpen_tiled, sharpen.compute, frame, *settings)
+        timed = copy.copy(sharpen)
+        timed.config = dataclasses.replace(sharpen.config, tile=tile)
+        work = functools.partial(timed.images, [demo_frame(H, W)])
         rates[f"fps_{name}"] = 1 / seconds_per_call(work, sharpen.runtime)
     return rates
 
@@ -1582,9 +1587,8 @@ def evaluate(config: Config, runtime: Runtime) -> dict[str, Any]:
     if runtime.is_main:
         made = sharpeners["student"]
         result |= {"device": runtime.device_name, "dtype": made.runtime.precision}
-        result |= {"backend": made.backend}
-        result |= {"parameters": parameters(student), "gmacs_256": gmacs(student)}
-        result |= evaluate_speed(made)
+        result |= {"backend": made.backend, "parameters": parameters(student)}
+        result |= {"gmacs_256": gmacs(student)} | evaluate_speed(made)
         print_table(result, ("blurry", *sharpeners))
         print(json.dumps(result))
     return result
@@ -1601,11 +1605,9 @@ def print_table(result: dict[str, Any], names: Sequence[str]) -> None:
     if "parameters" in result:
         print(f"\nstudent: {result['parameters'] / 1e6:.2f} M parameters, ", end="")
         print(f"{result['gmacs_256']:.2f} GMACs at 256 x 256")
-        print(f"frames per second on {result['device']}, ", end="")
-        print(f"{result['backend']}, {result['dtype']}:")
+        print("frames per second on {device}, {backend}, {dtype}:".format(**result))
         for size, (_, _, tile) in SPEED_SIZES.items():
-            how = "tiled" if tile else "whole"
-            print(f"  {size:<10} {how:<6} {result[f'fps_{size}']:8.2f}")
+            print(f"  {size:<10} {'tiled' if tile else 'whole'}  {result[f'fps_{size}']:8.2f}")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -1979,7 +1981,6 @@ MODES = {
 }
 """Flag -> the modes that it is for, and what to do about it in another."""
 
-
 PRESETS = {"published": Config(preset="published", loss=LossConfig(feature=1.0, frequency=0.0))}
 
 
@@ -2012,17 +2013,16 @@ def default_config(arguments: Sequence[str]) -> Config:
         raise SharpeningError("give at most one of --demo, --config and --preset")
     if (path := given["--config"]) and not given["resume"]:
         default = read_settings(Config, Path(path))
+    folder = Path(given["--train.folder"] or default.train.folder)
     if given["resume"]:
         for flag in ("--train.initial-weights", "--config", "--preset"):
             if given[flag]:
                 raise SharpeningError(f"--resume goes on from last.pth: leave out {flag}")
-        folder = Path(given["--train.folder"] or default.train.folder)
         stored = load_checkpoint(folder / "last.pth").get("config", {})
         default = stored_config(Config, stored, folder / "last.pth")
         train = dataclasses.replace(default.train, folder=folder)  # it may have been copied
         default = dataclasses.replace(default, train=train)
     elif given["evaluate"] and not given["demo"]:
-        folder = Path(given["--train.folder"] or default.train.folder)
         train = dataclasses.replace(default.train, folder=folder)
         wanted = given["--checkpoint"] and Path(given["--checkpoint"])
         path = default_checkpoint(dataclasses.replace(default, checkpoint=wanted, train=train))
@@ -2061,8 +2061,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the mode that the command line names -> exit status."""
     try:
         config = read_config(arguments)
-        settings = (config.device, config.train.precision, config.train.seed)
-        with start_runtime(*settings) as runtime:
+        with start_runtime(config.device, config.train.precision, config.train.seed) as runtime:
             config = dataclasses.replace(config, train=runtime.in_this_precision(config.train))
             if config.infer or config.live:
                 return (infer if config.infer else live)(config, runtime)

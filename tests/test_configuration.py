@@ -236,7 +236,8 @@ def test_help_of_infer_is_about_files_alone(capsys):
     shown = help_of(["--infer", "--help"], capsys)
     assert len(shown.splitlines()) < 50
     for field in dataclasses.fields(script.InferenceConfig):
-        assert f"--inference.{field.name.replace('_', '-')}" in shown
+        name = field.name.replace("_", "-")
+        assert f"--inference.{'no-' if field.default is True else ''}{name}" in shown
     assert "--train.epochs" not in shown and "--strength" in shown
 
 

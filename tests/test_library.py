@@ -49,7 +49,7 @@ def test_an_array_comes_back_as_what_it_was(sharpen, frame, kind):
     if kind != "grey":  # all kinds are the same picture, so all give the same result
         peak = 1 if result.dtype.kind == "f" else np.iinfo(result.dtype).max
         expected = sharpen(frame) / 255
-        np.testing.assert_allclose(result[..., :3] / peak, expected, atol=0.51 / 255)
+        np.testing.assert_allclose(result[..., :3] / peak, expected, atol=1.01 / 255)  # 2 roundings
     if kind == "rgba":
         np.testing.assert_array_equal(result[..., 3], image[..., 3])
 
@@ -71,7 +71,7 @@ def test_strength_blends_before_rounding(frame, backend, kind):
     np.testing.assert_array_equal(sharpen(image, strength=0), image)
     full = sharpen(image).astype(float)
     third = sharpen(image, strength=1 / 3).astype(float)
-    np.testing.assert_allclose(third, image + (full - image) / 3, atol=0.7)  # two roundings
+    np.testing.assert_allclose(third, image + (full - image) / 3, atol=1.01)  # 3 roundings
 
 
 def test_strength_is_the_same_in_tiles(frame):

@@ -44,6 +44,8 @@ class HarmConfig:
     """Real pairs, as name=folder."""
     sharp: tuple[str, ...] = ()
     """Sharp photographs, as name=folder."""
+    hold_tone: bool = True
+    """Whether images that are not blurred keep their local means; else the networks alone."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
@@ -107,7 +109,11 @@ def measure(
 
 def main(config: HarmConfig) -> None:
     with start_runtime(config.device) as runtime:
-        students = {str(path): script.Sharpener.load(path, runtime) for path in config.checkpoints}
+        inference = script.InferenceConfig(hold_tone=config.hold_tone)
+        students = {
+            str(path): script.Sharpener.load(path, runtime, inference)
+            for path in config.checkpoints
+        }
         results = dict(measure(config, students))
     print(json.dumps(results))
 
