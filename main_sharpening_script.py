@@ -28,8 +28,9 @@ Sections, in the order in which they run:
 
 What the system stands on is in the package `sharpening`: devices and processes (runtime), folders
 and crops (image_pairs), worker processes (loading), synthetic_blur, muon, run_log, files of weights
-(checkpoints), how far a training is (progress), openvino_backend, images that are not blurred
-(tone), pictures and videos as files (file_inference, media_files, metadata, video_files), and live.
+(checkpoints), how far a training is (progress), openvino_backend, what the whole image shows
+(whole_image), pictures and videos as files (file_inference, media_files, metadata, video_files),
+and live.
 """
 
 import argparse
@@ -96,7 +97,7 @@ from sharpening.media_files import atomic_write
 from sharpening.muon import MuonAndAdam
 from sharpening.openvino_backend import Backend, fastest_backend, int8_backend
 from sharpening.progress import Plan, Progress
-from sharpening.run_log import RunLog
+from sharpening.run_log import RunLog, print_table
 from sharpening.runtime import (
     SIDE_BY_SIDE,
     Runtime,
@@ -120,7 +121,7 @@ from sharpening.settings import (
     write_settings,
 )
 from sharpening.synthetic_blur import DEMO_BLUR, DegradationConfig, degrade, generators_for
-from sharpening.tone import hold_tone
+from sharpening.whole_image import refined
 
 HERE = Path(__file__).resolve().parent
 SHIPPED = HERE / "model_checkpoints"  # in a clone; in an installed package beside its modules
@@ -370,20 +371,20 @@ class InferenceConfig(FileSettings):
     """How images of any size go through the network, and how results are written."""
 
     tile: int | None = None
-    """Largest side of a tile, pixels; None: the whole image where memory allows, else 1024, halved
-    if that is too much."""
+    """Largest side of a tile, pixels; None: the whole image where memory allows, else 1024."""
     overlap: int = 64
     """Pixels shared by neighbouring tiles, where they are blended by a raised cosine. 99 % of what
     a pixel depends on lies within 25 pixels of it (gradient of the standard student)."""
     pool_window: int | None = None
     """Window that squeeze averages over, pixels; 0: all of it; None: as the checkpoint says."""
-    hold_tone: bool = True
-    """Whether images that are not blurred keep their local means (sharpening/tone.py)."""
+    refine: Literal["all", "tone", "none"] = "all"
+    """What the whole image adds to what a pixel's surroundings show. tone: images that are not
+    blurred keep their local means. all: blurred ones are computed smaller as well, for long blur,
+    in a fifth more time."""
     backend: Literal["auto", "pytorch", "compiled", "openvino", "openvino-int8"] = "auto"
     """What computes the network. auto: on a CPU PyTorch for a few seconds of work, for more the
-    faster one of PyTorch and OpenVINO by a short timing. compiled: PyTorch through torch.compile,
-    1.5 times as fast after half a minute of compiling, and twice that for further sizes.
-    openvino-int8 calculates in 8 bits, see MODEL_CARD."""
+    faster one of PyTorch and OpenVINO by a short timing. compiled: PyTorch by torch.compile, 1.5
+    times as fast after half a minute. openvino-int8 calculates in 8 bits, see MODEL_CARD."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -393,7 +394,7 @@ class InferenceConfig(FileSettings):
 
     def as_trained(self) -> "InferenceConfig":
         """The same for a network as it is: by PyTorch, with its own windows."""
-        return dataclasses.replace(self, backend="pytorch", pool_window=None, hold_tone=False)
+        return dataclasses.replace(self, backend="pytorch", pool_window=None)
 
 
 @dataclass(frozen=True)
@@ -1464,9 +1465,10 @@ class Sharpener:
         if strength == 0:
             return [image.copy() for image in images]
         results = self.compute_all(images, strength)
-        if not self.config.hold_tone:
+        if (refine := self.config.refine) == "none":
             return results
-        return [hold_tone(*pair, strength) for pair in zip(images, results, strict=True)]
+        again = (lambda small: self.compute_all([small], strength)[0]) if refine == "all" else None
+        return [refined(*pair, again, strength) for pair in zip(images, results, strict=True)]
 
     def compute_all(self, images: Sequence[np.ndarray], strength: float) -> list[np.ndarray]:
         """The images through the network. When memory runs out, the tile is halved and the work
@@ -1579,7 +1581,8 @@ def evaluate(config: Config, runtime: Runtime) -> dict[str, Any]:
     sharpeners = {"student": Sharpener(student, runtime, config.inference, math.inf)}
     if config.teacher_too or (config.demo and config.loss.teacher_terms):
         teacher = restormer_from_weights(config.teacher.weights)
-        sharpeners["teacher"] = Sharpener(teacher, runtime, config.inference.as_trained())
+        alone = dataclasses.replace(config.inference.as_trained(), refine="none")
+        sharpeners["teacher"] = Sharpener(teacher, runtime, alone)
     images = EvaluationImages(split_pairs(config, "test"), config.degradation)
     folder, workers = config.train.samples, config.data.workers
     result: dict[str, Any] = {"checkpoint": str(path)}
@@ -1592,22 +1595,6 @@ def evaluate(config: Config, runtime: Runtime) -> dict[str, Any]:
         print_table(result, ("blurry", *sharpeners))
         print(json.dumps(result))
     return result
-
-
-def print_table(result: dict[str, Any], names: Sequence[str]) -> None:
-    """The figures of `evaluate` for people."""
-    print(f"\n{result['images']} test images      PSNR dB     SSIM  worse than blurry")
-    if 0 < result["not_blurred"] < result["images"]:
-        print(f"  without {result['not_blurred']} that are not blurred: both images are equal")
-    for name in names:
-        print(f"  {name:<18} {result[f'psnr_{name}']:8.2f} {result[f'ssim_{name}']:8.4f}", end="")
-        print("" if name == "blurry" else f"{100 * result[f'worse_{name}']:7.0f} %")
-    if "parameters" in result:
-        print(f"\nstudent: {result['parameters'] / 1e6:.2f} M parameters, ", end="")
-        print(f"{result['gmacs_256']:.2f} GMACs at 256 x 256")
-        print("frames per second on {device}, {backend}, {dtype}:".format(**result))
-        for size, (_, _, tile) in SPEED_SIZES.items():
-            print(f"  {size:<10} {'tiled' if tile else 'whole'}  {result[f'fps_{size}']:8.2f}")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -1949,7 +1936,8 @@ def live(config: Config, runtime: Runtime) -> int:
     """The `--live` mode, on `--inference.backend`; auto: the fastest that agrees with fp32."""
     load = functools.partial(Sharpener.load, default_checkpoint(config))
     output = make_output(config.live_config.output)  # a missing package is said before the timing
-    sharpen = fastest(load, runtime, config.inference)
+    refine = "none" if config.inference.refine == "none" else "tone"  # long blur takes too long
+    sharpen = fastest(load, runtime, dataclasses.replace(config.inference, refine=refine))
     run_live(sharpen, config.live_config, config.strength, output=output)
     return 0
 

@@ -1,4 +1,5 @@
-"""What a training shows and writes while it runs: progress bar, metrics.jsonl, TensorBoard."""
+"""What a training shows and writes while it runs: progress bar, metrics.jsonl, TensorBoard; and
+the table of an evaluation."""
 
 import contextlib
 import json
@@ -132,3 +133,19 @@ def logged_step(line: str) -> float:
         return json.loads(line)["step"]
     except json.JSONDecodeError:
         return math.inf
+
+
+def print_table(result: dict[str, Any], names: Sequence[str]) -> None:
+    """The figures of an evaluation, for people: quality of the networks `names`, then speed."""
+    print(f"\n{result['images']} test images      PSNR dB     SSIM  worse than blurry")
+    if 0 < result["not_blurred"] < result["images"]:
+        print(f"  without {result['not_blurred']} that are not blurred: both images are equal")
+    for name in names:
+        print(f"  {name:<18} {result[f'psnr_{name}']:8.2f} {result[f'ssim_{name}']:8.4f}", end="")
+        print("" if name == "blurry" else f"{100 * result[f'worse_{name}']:7.0f} %")
+    if "parameters" in result:
+        print(f"\nstudent: {result['parameters'] / 1e6:.2f} M parameters, ", end="")
+        print(f"{result['gmacs_256']:.2f} GMACs at 256 x 256")
+        print("frames per second on {device}, {backend}, {dtype}:".format(**result))
+        for name in (name for name in result if name.startswith("fps_")):
+            print(f"  {name.removeprefix('fps_'):<10} {result[name]:8.2f}")

@@ -36,7 +36,7 @@ def test_table_of_a_student_that_shifts_the_tone(tmp_path, capsys):
     script.save_checkpoint(path, script.network_payload(student))
     folder = write_pairs(tmp_path / "pairs", 2)
     names = {"pairs": (f"talk={folder}",), "sharp": (f"photos={folder}",)}
-    harm_table.main(harm_table.HarmConfig((path,), device="cpu", hold_tone=False, **names))
+    harm_table.main(harm_table.HarmConfig((path,), device="cpu", refine="none", **names))
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result.keys() == {"talk", "photos", "photos, soft and compressed"}
     as_it_is = result["photos"]

@@ -129,8 +129,8 @@ def test_large_images_and_large_batches_go_in_tiles(runtime):
 @pytest.mark.parametrize("tile_batch", [1, 3])
 def test_a_sharpener_gives_the_same_whole_and_in_tiles(dtype, tile_batch, runtime):
     images = list(np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (2, 90, 131, 3), dtype))
-    at_once = script.Sharpener(Pointwise(), runtime)
-    config = script.InferenceConfig(tile=48, overlap=16, tile_batch=tile_batch)
+    at_once = script.Sharpener(Pointwise(), runtime, script.InferenceConfig(refine="none"))
+    config = script.InferenceConfig(tile=48, overlap=16, tile_batch=tile_batch, refine="none")
     in_tiles = script.Sharpener(Pointwise(), runtime, config)
     assert at_once.tile((90, 131, 3)) is None and in_tiles.tile((90, 131, 3)) == 48
     for image, one, other in zip(
@@ -159,7 +159,8 @@ def test_a_student_is_loaded_by_name_path_or_text(tmp_path, runtime):
 def test_a_sharpener_takes_its_pool_window_from_the_settings(runtime):
     net, image = make_lively_student(), photo(96, 128).astype(np.uint16) * 257
     for window, same_as in ((32, 32), (0, None)):
-        sharpen = script.Sharpener(net, runtime, script.InferenceConfig(pool_window=window))
+        settings = script.InferenceConfig(pool_window=window, refine="none")
+        sharpen = script.Sharpener(net, runtime, settings)
         expected = whole(script.with_pool_window(net, same_as), image)
         np.testing.assert_allclose(sharpen(image).astype(int), expected, atol=8)
         other = whole(script.with_pool_window(net, 64), image)

@@ -44,8 +44,8 @@ class HarmConfig:
     """Real pairs, as name=folder."""
     sharp: tuple[str, ...] = ()
     """Sharp photographs, as name=folder."""
-    hold_tone: bool = True
-    """Whether images that are not blurred keep their local means; else the networks alone."""
+    refine: Literal["all", "tone", "none"] = "all"
+    """What the whole image adds, as in `--inference.refine`. none: the networks alone."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
@@ -109,7 +109,7 @@ def measure(
 
 def main(config: HarmConfig) -> None:
     with start_runtime(config.device) as runtime:
-        inference = script.InferenceConfig(hold_tone=config.hold_tone)
+        inference = script.InferenceConfig(refine=config.refine)
         students = {
             str(path): script.Sharpener.load(path, runtime, inference)
             for path in config.checkpoints

@@ -21,6 +21,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import main_sharpening_script as script
 from sharpening import SharpeningError
+from sharpening.run_log import print_table
 from sharpening.runtime import start_runtime
 from tools.common import all_pairs, any_camera, real_pairs, run_tool
 from tools.networks import other_network
@@ -120,7 +121,7 @@ def main(config: TableConfig) -> None:
         for name, images in images_of.items():
             results[name] = script.evaluate_quality(sharpeners, images, runtime)
             print(f"\n{name}")
-            script.print_table(results[name], ("blurry", *nets))
+            print_table(results[name], ("blurry", *nets))
     print(json.dumps(results))
 
 
