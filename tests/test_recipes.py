@@ -24,7 +24,7 @@ ARGUMENTS = {"model_card": 5, "nafnet": 4, "optimizers": 3, "pareto": 0, "readme
 ARGUMENTS |= {"ablation": 0, "benchmarks": 0, "pictures": 1, "ship_student": 1, "demo_teacher": 1}
 ARGUMENTS |= {"training_rate": 2, "ingredients": 4, "live": 0, "validation": 1, "gpu_quarter": 1}
 ARGUMENTS |= {"gpu_student": 2, "automatic": 0, "shared_inference": 0, "synthetic_trials": 2}
-ARGUMENTS |= {"idea_trials": 2}
+ARGUMENTS |= {"idea_trials": 2, "whole_image": 1}
 """Recipe -> number of arguments that are files or folders; 3 for the others."""
 STANDARD = str(script.SHIPPED_STUDENTS["standard"])
 NOTE = """#!/usr/bin/env bash

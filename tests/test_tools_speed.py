@@ -3,13 +3,14 @@
 import dataclasses
 import threading
 
+import numpy as np
 import pytest
 import torch
 from conftest import last_line
 
 import main_sharpening_script as script
 from sharpening import SharpeningError
-from tools import benchmark, machine, networks, pipeline_rate
+from tools import benchmark, machine, networks, pipeline_rate, refine_cost
 from tools.blocks import BLOCKS
 from tools.machine import peak_memory, peak_resident, touch
 
@@ -152,3 +153,18 @@ def test_a_system_that_does_not_tell_is_no_figure(monkeypatch):
     monkeypatch.setattr(machine, "memory_line", lambda name: 2.0**30)  # as if nothing was touched
     assert peak_resident(lambda: done.append(1)) is None
     assert done == [1]
+
+
+def test_refine_cost_times_sharp_and_blurred_frames(student_file, monkeypatch, capsys):
+    monkeypatch.setattr(script, "SPEED_SIZES", {"160x128": (128, 160, None)})
+    students = (str(student_file),)
+    refine_cost.main(refine_cost.RefineCostConfig(students, "pytorch", rounds=1, device="cpu"))
+    rows = last_line(capsys)["rows"]
+    assert [row["refine"] for row in rows] == [*refine_cost.CHOICES] * 2
+    assert {row["frame"] for row in rows} == {"sharp", "blurred"}
+    assert all(row["ratio"] == 1 for row in rows if row["refine"] == "none")
+    frames = refine_cost.frames(128, 160)
+    assert (
+        np.diff(frames["blurred"].astype(int), axis=1).std()
+        < 0.5 * np.diff(frames["sharp"].astype(int), axis=1).std()
+    )

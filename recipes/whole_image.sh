@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# docs/EXPERIMENTS.md, "What the whole image shows": students alone, with the tone held, and with longer blur too; what it costs.
+# $1: the folder that recipes/validation.sh takes. Needs a quiet machine for the times.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+data=${1:?folder with the sets}
+students=(model_checkpoints/student_pretrained.pth model_checkpoints/student_live.pth)
+clips=()
+for folder in "$data"/motion_* "$data"/gopro_* "$data"/reds_*; do clips+=("$(basename "$folder")=$folder"); done
+for refine in none tone all; do
+  echo "refine: $refine"
+  python tools/harm_table.py "${students[@]}" --refine "$refine" --pairs "${clips[@]}" \
+    --sharp "soft_photos=$data/soft_photos" "sharp_valid=$data/sharp_valid"
+done
+python tools/refine_cost.py standard live
