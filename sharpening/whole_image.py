@@ -163,7 +163,8 @@ def reduced(image: np.ndarray) -> np.ndarray:
     """`image` in 8 bits, smaller by REDUCTION."""
     levels = image if image.dtype == np.uint8 else (image / 257).round().astype(np.uint8)
     size = [round(side / REDUCTION) for side in (image.shape[1], image.shape[0])]
-    return np.asarray(Image.fromarray(levels).resize(size, Image.Resampling.BILINEAR))
+    bilinear = Image.Resampling.BILINEAR
+    return np.asarray(Image.fromarray(levels).resize(size, bilinear, reducing_gap=1))
 
 
 def energy(change: Tensor) -> Tensor:
