@@ -31,7 +31,7 @@ LEFT_ALONE = 0.06
 """Change of its contrast up to which a block was left alone. In blurred images it is 0.1 to 1."""
 BLURRED, STILL, SHARP = 0.1, 0.2, 0.4
 """Shares of blocks left alone. Up to the first an image is blurred all over, from the last on it is
-not. Sharp photographs have at least 0.4, images of a shaken camera at most 0.04
+not. With `standard` sharp photographs have at least 0.4, images of a shaken camera at most 0.04
 (docs/EXPERIMENTS.md)."""
 CELL = 8
 """Side in pixels of the cells in which the change of tone is computed."""
