@@ -54,13 +54,13 @@ def refined(
     """`result` (H, W, 3) uint8 or uint16 of sharpening `image` with `strength` -> a better one.
     `sharpen` computes the smaller image with the same strength; None: no longer blur is looked for.
     """
-    alone, shift = seen_in_rows(image, result, strength)
+    alone, shift = sampled_change(image, result, strength)
     if alone > STILL and shift >= LEAST_SHIFT:
         held = min((alone - STILL) / (SHARP - STILL), 1)
         return hold_tone(image, result, strength, held)
     if alone < STILL and sharpen is not None and min(image.shape[:2]) >= REDUCTION * BLOCK:
         blurred = min((STILL - alone) / (STILL - BLURRED), 1)
-        return restore_long_blur(image, result, sharpen, strength, blurred)
+        return remove_long_blur(image, result, sharpen, strength, blurred)
     return result
 
 
@@ -74,7 +74,7 @@ def hold_tone(
     return corrected(result, -shift, (CELL, CELL))
 
 
-def restore_long_blur(
+def remove_long_blur(
     image: np.ndarray,
     result: np.ndarray,
     sharpen: Sharpen,
@@ -98,7 +98,7 @@ def restore_long_blur(
     return corrected(result, change.permute(1, 2, 0), scales)
 
 
-def seen_in_rows(
+def sampled_change(
     image: np.ndarray, result: np.ndarray, strength: float = 1.0
 ) -> tuple[float, float]:
     """(share of the textured blocks of `image` (H, W, 3) that `result` does not change, 0 to 1;
