@@ -377,10 +377,9 @@ class InferenceConfig(FileSettings):
     a pixel depends on lies within 25 pixels of it (gradient of the standard student)."""
     pool_window: int | None = None
     """Window that squeeze averages over, pixels; 0: all of it; None: as the checkpoint says."""
-    refine: Literal["all", "tone", "none"] = "all"
-    """What the whole image adds to what a pixel's surroundings show. tone: images that are not
-    blurred keep their local means. all: blurred ones are computed smaller as well, for long blur,
-    in a fifth more time."""
+    refine: Literal["auto", "all", "tone", "none"] = "auto"
+    """What the whole image adds. tone: images that are not blurred keep their local means. all:
+    blurred ones are computed smaller as well, for long blur. auto: tone for the size `live`."""
     backend: Literal["auto", "pytorch", "compiled", "openvino", "openvino-int8"] = "auto"
     """What computes the network. auto: on a CPU PyTorch for a few seconds of work, for more the
     faster one of PyTorch and OpenVINO by a short timing. compiled: PyTorch by torch.compile, 1.5
@@ -1432,6 +1431,10 @@ class Sharpener:
         megapixels: float = 0,
     ):
         self.config = config or InferenceConfig()
+        quick = getattr(net, "config", None) == STUDENT_SIZES["live"]
+        self.refine = {"auto": "tone" if quick else "all"}.get(
+            self.config.refine, self.config.refine
+        )
         if self.config.pool_window is not None:
             net = with_pool_window(net, self.config.pool_window or None)
         made = build_backend(net, self.config.backend, runtime, megapixels)
@@ -1465,10 +1468,14 @@ class Sharpener:
         if strength == 0:
             return [image.copy() for image in images]
         results = self.compute_all(images, strength)
-        if (refine := self.config.refine) == "none":
+        if self.refine == "none":
             return results
-        again = (lambda small: self.compute_all([small], strength)[0]) if refine == "all" else None
-        return [refined(*pair, again, strength) for pair in zip(images, results, strict=True)]
+
+        def again(small: np.ndarray) -> np.ndarray:
+            return self.compute_all([small], strength)[0]
+
+        smaller = again if self.refine == "all" else None
+        return [refined(*pair, smaller, strength) for pair in zip(images, results, strict=True)]
 
     def compute_all(self, images: Sequence[np.ndarray], strength: float) -> list[np.ndarray]:
         """The images through the network. When memory runs out, the tile is halved and the work

@@ -38,7 +38,8 @@ CELL = 8
 LARGEST_SHIFT = 64.0
 """A change of tone by so many 8-bit levels stays, a smaller one in part: an object moved away."""
 LEAST_SHIFT = 0.2
-"""Change of tone in 8-bit levels, seen in some rows, below which rounding leaves nothing to do."""
+"""Change of tone in 8-bit levels, seen in some rows, up to which nothing is done: rounding to 8 bits
+would leave nothing of it."""
 REDUCTION = 2.5
 """How much smaller the image is in which longer blur is looked for."""
 LONGER = (0.9, 2.0)
@@ -55,7 +56,7 @@ def refined(
     `sharpen` computes the smaller image with the same strength; None: no longer blur is looked for.
     """
     alone, shift = sampled_change(image, result, strength)
-    if alone > STILL and shift >= LEAST_SHIFT:
+    if alone > STILL and shift >= LEAST_SHIFT * strength:
         held = min((alone - STILL) / (SHARP - STILL), 1)
         return hold_tone(image, result, strength, held)
     if alone < STILL and sharpen is not None and min(image.shape[:2]) >= REDUCTION * BLOCK:
@@ -133,8 +134,10 @@ def means(values: np.ndarray, height: int, width: int) -> Tensor:
     """Means of blocks of values (H, W, C); the border repeats to whole blocks."""
     H, W, C = values.shape
     whole = np.pad(values, ((0, -H % height), (0, -W % width), (0, 0)), mode="edge")
-    blocks = torch.from_numpy(whole).view(-1, height, whole.shape[1] * C)
-    return blocks.mean(dim=1).view(len(blocks), -1, width, C).mean(dim=2)
+    rows = whole.reshape(-1, height, whole.shape[1] * C).sum(axis=1)
+    # not by PyTorch, whose threads get into the way of those of the network in such small work
+    sums = np.einsum("hwkc->hwc", rows.reshape(len(rows), -1, width, C))
+    return torch.from_numpy(sums / np.float32(height * width))
 
 
 def cell_means(image: np.ndarray, result: np.ndarray, band: int = 64) -> Tensor:

@@ -71,7 +71,8 @@ def test_strength_blends_before_rounding(frame, backend, kind):
     np.testing.assert_array_equal(sharpen(image, strength=0), image)
     full = sharpen(image).astype(float)
     third = sharpen(image, strength=1 / 3).astype(float)
-    np.testing.assert_allclose(third, image + (full - image) / 3, atol=1.01)  # 3 roundings
+    few = 1.01 if image.dtype == np.uint8 else 16  # roundings; of 16 bits, where the tone is held
+    np.testing.assert_allclose(third, image + (full - image) / 3, atol=few)
 
 
 def test_strength_is_the_same_in_tiles(frame):

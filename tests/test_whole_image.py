@@ -169,6 +169,14 @@ def test_the_sharpener_looks_for_long_blur():
     np.testing.assert_allclose(half, (image + results["all"].astype(float)) / 2, atol=8)
 
 
+def test_the_fast_student_computes_once():
+    runtime = script.Runtime(torch.device("cpu"), torch.float32)
+    for student, expected in (("live", "tone"), ("standard", "all")):
+        assert script.Sharpener.load(student, runtime).refine == expected
+        settings = script.InferenceConfig(refine="none")
+        assert script.Sharpener.load(student, runtime, settings).refine == "none"
+
+
 def test_each_image_of_a_batch_is_refined_by_itself():
     images = [bright(160, 192), np.full((160, 192, 3), 90, np.uint8)]
     sharpen = sharpener(Contrast())

@@ -44,7 +44,7 @@ class HarmConfig:
     """Real pairs, as name=folder."""
     sharp: tuple[str, ...] = ()
     """Sharp photographs, as name=folder."""
-    refine: Literal["all", "tone", "none"] = "all"
+    refine: Literal["auto", "all", "tone", "none"] = "auto"
     """What the whole image adds, as in `--inference.refine`. none: the networks alone."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
