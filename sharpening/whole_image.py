@@ -38,8 +38,8 @@ CELL = 8
 LARGEST_SHIFT = 64.0
 """A change of tone by so many 8-bit levels stays, a smaller one in part: an object moved away."""
 LEAST_SHIFT = 0.2
-"""Change of tone in 8-bit levels, seen in some rows, up to which nothing is done: rounding to 8 bits
-would leave nothing of it."""
+"""Change of tone in 8-bit levels, seen in some rows, up to which nothing is done: rounding would
+leave nothing of it."""
 REDUCTION = 2.5
 """How much smaller the image is in which longer blur is looked for."""
 LONGER = (0.9, 2.0)
