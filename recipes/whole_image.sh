@@ -12,4 +12,5 @@ for refine in none tone all; do
   python tools/harm_table.py "${students[@]}" --refine "$refine" --pairs "${clips[@]}" \
     --sharp "soft_photos=$data/soft_photos" "sharp_valid=$data/sharp_valid"
 done
+export GOMP_SPINCOUNT=10000  # as the script sets for itself
 python tools/refine_cost.py standard live
