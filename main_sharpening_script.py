@@ -379,7 +379,8 @@ class InferenceConfig(FileSettings):
     """Window that squeeze averages over, pixels; 0: all of it; None: as the checkpoint says."""
     refine: Literal["auto", "all", "tone", "none"] = "auto"
     """What the whole image adds. tone: images that are not blurred keep their local means. all:
-    blurred ones are computed smaller as well, for long blur. auto: tone for the size `live`."""
+    blurred ones are computed smaller as well, for long blur. auto: all for the `standard` that
+    ships, tone for its `live`, none for others, which may not know what to leave alone."""
     backend: Literal["auto", "pytorch", "compiled", "openvino", "openvino-int8"] = "auto"
     """What computes the network. auto: on a CPU PyTorch for a few seconds of work, for more the
     faster one of PyTorch and OpenVINO by a short timing. compiled: PyTorch by torch.compile, 1.5
@@ -759,6 +760,13 @@ SHIPPED_STUDENTS = {
     "standard": SHIPPED / "student_pretrained.pth",
     "live": SHIPPED / "student_live.pth",
 }
+
+
+def for_student(path: Path, config: InferenceConfig) -> InferenceConfig:
+    """`config` with the `refine` that its "auto" means for the checkpoint `path`."""
+    shipped = {SHIPPED_STUDENTS["standard"]: "all", SHIPPED_STUDENTS["live"]: "tone"}
+    chosen = shipped.get(path.resolve(), "none") if config.refine == "auto" else config.refine
+    return dataclasses.replace(config, refine=chosen)
 
 
 def network_payload(net: nn.Module, **more: Any) -> dict[str, Any]:
@@ -1431,10 +1439,6 @@ class Sharpener:
         megapixels: float = 0,
     ):
         self.config = config or InferenceConfig()
-        quick = getattr(net, "config", None) == STUDENT_SIZES["live"]
-        self.refine = {"auto": "tone" if quick else "all"}.get(
-            self.config.refine, self.config.refine
-        )
         if self.config.pool_window is not None:
             net = with_pool_window(net, self.config.pool_window or None)
         made = build_backend(net, self.config.backend, runtime, megapixels)
@@ -1451,6 +1455,7 @@ class Sharpener:
     ) -> "Sharpener":
         """The shipped student "standard" or "live", or that of a checkpoint file."""
         path = SHIPPED_STUDENTS.get(str(student), Path(student))
+        config = for_student(path, config or InferenceConfig())
         return cls(load_student(path), runtime or default_runtime(), config, megapixels)
 
     def __call__(self, image: Any, strength: float = 1.0) -> Any:
@@ -1468,13 +1473,13 @@ class Sharpener:
         if strength == 0:
             return [image.copy() for image in images]
         results = self.compute_all(images, strength)
-        if self.refine == "none":
+        if self.config.refine in ("auto", "none"):
             return results
 
         def again(small: np.ndarray) -> np.ndarray:
             return self.compute_all([small], strength)[0]
 
-        smaller = again if self.refine == "all" else None
+        smaller = again if self.config.refine == "all" else None
         return [refined(*pair, smaller, strength) for pair in zip(images, results, strict=True)]
 
     def compute_all(self, images: Sequence[np.ndarray], strength: float) -> list[np.ndarray]:
@@ -1585,11 +1590,11 @@ def evaluate(config: Config, runtime: Runtime) -> dict[str, Any]:
     """The `--evaluate` mode: quality and speed of a checkpoint, as a table and one JSON line."""
     path = default_checkpoint(config)
     student = load_student(path)
-    sharpeners = {"student": Sharpener(student, runtime, config.inference, math.inf)}
+    inference = for_student(path, config.inference)
+    sharpeners = {"student": Sharpener(student, runtime, inference, math.inf)}
     if config.teacher_too or (config.demo and config.loss.teacher_terms):
         teacher = restormer_from_weights(config.teacher.weights)
-        alone = dataclasses.replace(config.inference.as_trained(), refine="none")
-        sharpeners["teacher"] = Sharpener(teacher, runtime, alone)
+        sharpeners["teacher"] = Sharpener(teacher, runtime, config.inference.as_trained())
     images = EvaluationImages(split_pairs(config, "test"), config.degradation)
     folder, workers = config.train.samples, config.data.workers
     result: dict[str, Any] = {"checkpoint": str(path)}
@@ -1941,10 +1946,12 @@ def infer(config: Config, runtime: Runtime) -> int:
 
 def live(config: Config, runtime: Runtime) -> int:
     """The `--live` mode, on `--inference.backend`; auto: the fastest that agrees with fp32."""
-    load = functools.partial(Sharpener.load, default_checkpoint(config))
+    path = default_checkpoint(config)
+    load, inference = functools.partial(Sharpener.load, path), for_student(path, config.inference)
+    if inference.refine == "all":  # long blur takes too long
+        inference = dataclasses.replace(inference, refine="tone")
     output = make_output(config.live_config.output)  # a missing package is said before the timing
-    refine = "none" if config.inference.refine == "none" else "tone"  # long blur takes too long
-    sharpen = fastest(load, runtime, dataclasses.replace(config.inference, refine=refine))
+    sharpen = fastest(load, runtime, inference)
     run_live(sharpen, config.live_config, config.strength, output=output)
     return 0
 

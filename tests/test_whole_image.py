@@ -165,20 +165,29 @@ def test_the_sharpener_looks_for_long_blur():
     results = {each: sharpener(Contrast(), refine=each)(image) for each in ("all", "tone", "none")}
     np.testing.assert_array_equal(results["tone"], results["none"])
     assert results["all"].std() > 1.5 * results["none"].std()
-    half = sharpener(Contrast())(image, strength=0.5).astype(int)
+    half = sharpener(Contrast(), refine="all")(image, strength=0.5).astype(int)
     np.testing.assert_allclose(half, (image + results["all"].astype(float)) / 2, atol=8)
 
 
-def test_the_fast_student_computes_once():
+def test_what_is_added_depends_on_the_student(tmp_path):
     runtime = script.Runtime(torch.device("cpu"), torch.float32)
-    for student, expected in (("live", "tone"), ("standard", "all")):
-        assert script.Sharpener.load(student, runtime).refine == expected
-        settings = script.InferenceConfig(refine="none")
-        assert script.Sharpener.load(student, runtime, settings).refine == "none"
+    copy = tmp_path / "mine.pth"
+    copy.write_bytes(script.SHIPPED_STUDENTS["standard"].read_bytes())
+    students = {"standard": "all", "live": "tone", script.SHIPPED_STUDENTS["live"]: "tone"}
+    for student, expected in (students | {copy: "none"}).items():
+        assert script.Sharpener.load(student, runtime).config.refine == expected
+        settings = script.InferenceConfig(refine="tone")
+        assert script.Sharpener.load(student, runtime, settings).config.refine == "tone"
+
+
+def test_another_network_is_left_as_it_is():
+    image = bright(160, 192)
+    alone = sharpener(Contrast(), refine="none")(image)
+    np.testing.assert_array_equal(sharpener(Contrast())(image), alone)
 
 
 def test_each_image_of_a_batch_is_refined_by_itself():
     images = [bright(160, 192), np.full((160, 192, 3), 90, np.uint8)]
-    sharpen = sharpener(Contrast())
+    sharpen = sharpener(Contrast(), refine="all")
     for one, image in zip(sharpen.images(images), images, strict=True):
         np.testing.assert_array_equal(one, sharpen(image))

@@ -116,13 +116,11 @@ def main(config: TableConfig) -> None:
         script.load_strictly(nets["other"], weights, config.other)
     if config.teacher is not None:
         nets["teacher"] = script.restormer_from_weights(config.teacher)
-    ours = map(str, config.checkpoints)  # the other networks count by themselves
-    settings = dict.fromkeys(ours, script.InferenceConfig())
-    alone = script.InferenceConfig(refine="none")
+    given = script.InferenceConfig()
+    settings = {str(path): script.for_student(path, given) for path in config.checkpoints}
     with start_runtime(config.device) as runtime:
         sharpeners = {
-            name: script.Sharpener(net, runtime, settings.get(name, alone))
-            for name, net in nets.items()
+            name: script.Sharpener(net, runtime, settings.get(name)) for name, net in nets.items()
         }
         for name, images in images_of.items():
             results[name] = script.evaluate_quality(sharpeners, images, runtime)
