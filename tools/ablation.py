@@ -106,8 +106,7 @@ def train_and_measure(
         net = variant.build(run).eval()
         script.load_strictly(net, script.network_weights(script.load_checkpoint(final)), final)
         images = script.EvaluationImages(script.split_pairs(run, "test"), run.degradation)
-        sharpen = script.Sharpener(net, runtime, script.InferenceConfig(refine="none"))
-        return script.evaluate_quality({"student": sharpen}, images, runtime)
+        return script.evaluate_quality({"student": script.Sharpener(net, runtime)}, images, runtime)
 
 
 def stored_result(folder: Path, work: Callable[[], dict[str, float]]) -> dict[str, float]:

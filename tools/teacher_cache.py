@@ -89,7 +89,7 @@ def fill(config: CacheConfig, runtime: Runtime) -> dict[str, Any]:
     Old results go first, so that an interruption leaves none: training then finds them missing.
     """
     pairs = real_pairs(roots_of(config.data)[0] / "train", config.data)
-    settings = script.InferenceConfig(tile=config.tile, backend="pytorch", refine="none")
+    settings = script.InferenceConfig(tile=config.tile, backend="pytorch")
     sharpen = script.Sharpener(script.restormer_from_weights(config.weights), runtime, settings)
     weights = hashlib.sha256(config.weights.read_bytes()).hexdigest()
     paths = {pair: config.results / f"{pair.name}.png" for pair in pairs}

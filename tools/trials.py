@@ -160,9 +160,7 @@ def main(trial: TrialConfig, flags: list[str]) -> None:
         with mock.patch.object(script, "distillation_loss", loss):
             final = script.train(config, runtime, build=lambda _: net, load=load)
         net.load_state_dict(script.network_weights(script.load_checkpoint(final)))
-        sharpen = script.Sharpener(
-            net.eval(), runtime, script.InferenceConfig(refine="none").as_trained()
-        )
+        sharpen = script.Sharpener(net.eval(), runtime, script.InferenceConfig().as_trained())
         results = dict(measure(HarmConfig((), trial.pairs, trial.sharp), {"trial": sharpen}))
     print(json.dumps({"trial": script.to_dict(trial), "sets": results}))
 

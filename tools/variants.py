@@ -67,7 +67,7 @@ def windows(student: SEUNet, runtime: Runtime, config: VariantsConfig) -> Iterat
     for tile in config.tiles:
         for window in config.windows:
             settings = InferenceConfig(
-                tile=tile or 1 << 20, overlap=config.overlap, pool_window=window, refine="none"
+                tile=tile or 1 << 20, overlap=config.overlap, pool_window=window
             )
             name = f"{f'tiles of {tile}' if tile else 'whole'}, pooled over {window or 'all'}"
             yield name, Sharpener(student, runtime, settings)
@@ -75,17 +75,14 @@ def windows(student: SEUNet, runtime: Runtime, config: VariantsConfig) -> Iterat
 
 def blocks(student: SEUNet, runtime: Runtime, config: VariantsConfig) -> Iterator[Variant]:
     """All blocks, then each left out: while its variant is measured, it is the identity."""
-    yield "all blocks", Sharpener(student, runtime, InferenceConfig(refine="none"))
+    yield "all blocks", Sharpener(student, runtime)
     stages = {f"encoder.{i}": stage for i, stage in enumerate(student.encoder)}
     stages["middle"] = student.middle
     stages |= {f"decoder.{i}": stage for i, stage in enumerate(student.decoder)}
     for name, stage in stages.items():
         for index, block in enumerate(stage):
             stage[index] = nn.Identity()
-            yield (
-                f"without {name}.{index}",
-                Sharpener(student, runtime, InferenceConfig(refine="none")),
-            )
+            yield f"without {name}.{index}", Sharpener(student, runtime)
             stage[index] = block
 
 
@@ -94,8 +91,7 @@ def precisions(student: SEUNet, runtime: Runtime, config: VariantsConfig) -> Ite
     on_gpu = runtime.device.type == "cuda"
     for precision in ("fp32", "bf16", "fp16") if on_gpu else ("fp32", "bf16"):
         there = dataclasses.replace(runtime, dtype=DTYPES[precision])
-        settings = InferenceConfig(backend="pytorch", refine="none")
-        yield f"pytorch {precision}", Sharpener(student, there, settings)
+        yield f"pytorch {precision}", Sharpener(student, there, InferenceConfig(backend="pytorch"))
     model, crops = openvino_model(student.cpu()), script.calibration_crops()
     eight, plain = quantised(model, crops), quantised(model, crops, keep_ends=False)
     full, half = torch.float32, torch.bfloat16
