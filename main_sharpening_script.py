@@ -105,6 +105,7 @@ from sharpening.runtime import (
     default_runtime,
     prefetch,
     ran_out_of_memory,
+    say,
     seconds_per_call,
     side_by_side,
     start_runtime,
@@ -2035,7 +2036,7 @@ def default_config(arguments: Sequence[str]) -> Config:
     if size := STUDENT_SIZES.get(given["--size"]):
         default = dataclasses.replace(default, student=size)
     if given["untaught"] and default.loss.teacher_terms:
-        print(f"without a teacher: no loss terms {', '.join(default.loss.teacher_terms)}")
+        say(f"without a teacher: no loss terms {', '.join(default.loss.teacher_terms)}")
         default = dataclasses.replace(default, loss=default.loss.without_teacher())
     return default
 
@@ -2048,7 +2049,7 @@ def read_config(arguments: Sequence[str] | None = None) -> Config:
     if config.evaluate:
         stored, flags = differing(default, Config()) or "none", differing(config, default) or "none"
         path = default_checkpoint(config)
-        print(f"settings of the test images: from {path}: {stored}; from flags: {flags}")
+        say(f"settings of the test images: from {path}: {stored}; from flags: {flags}")
     mode = next((f"--{m}" for m in ("infer", "evaluate", "live") if getattr(config, m)), "training")
     refuse_other_modes(config, MODES, mode)
     return config

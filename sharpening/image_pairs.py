@@ -14,10 +14,10 @@ import torch
 from natsort import natsorted
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from sharpening import SharpeningError
 from sharpening.media_files import read_picture
+from sharpening.runtime import say
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 DEMO_TRAIN = [
@@ -141,7 +141,7 @@ def cut_pairs(
     tests = min(max(1, round(test_share * len(pairs))), len(pairs) - 1)
     part = pairs[-tests:] if split == "test" else pairs[:-tests]
     how = f"{len(part)} of {len(pairs)} images are for {split} (--data.test-share {test_share:g})"
-    tqdm.write(f"{root} has no train/ and test/: {how}")
+    say(f"{root} has no train/ and test/: {how}")
     return part
 
 

@@ -148,6 +148,12 @@ class Runtime:
             tqdm.write(text)
 
 
+def say(text: str) -> None:
+    """`Runtime.say` for what happens before there is a Runtime."""
+    if os.environ.get("RANK", "0") == "0":
+        tqdm.write(text)
+
+
 @contextlib.contextmanager
 def start_runtime(
     device: str = "auto", precision: str = "auto", seed: int = 0

@@ -24,10 +24,18 @@ from sharpening.runtime import (
     default_runtime,
     prefetch,
     require_package,
+    say,
     side_by_side,
     start_runtime,
     thread_pool,
 )
+
+
+def test_of_several_processes_only_the_first_speaks_before_there_is_a_runtime(monkeypatch, capsys):
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        say(f"process {rank}")
+    assert capsys.readouterr().out == "process 0\n"
 
 
 def test_threads_side_by_side_share_the_cores_of_their_caller(four_cores, runtime):
