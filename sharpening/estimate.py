@@ -17,8 +17,8 @@ FASTER = (
     ("--size live", 3.6, "0.87 dB"),
     ("--inference.backend openvino-int8", 1.5, "0.09 dB"),
 )
-"""What makes `standard` faster on a CPU: how many times (docs/SPEED.md, OpenVINO) and what it costs
-(MODEL_CARD: 60 REDS pairs)."""
+"""What makes `standard` faster on a CPU: how many times (docs/SPEED.md, OpenVINO), and the PSNR
+that it costs on 60 REDS pairs (MODEL_CARD for the size, docs/SPEED.md for INT8)."""
 
 Size = tuple[str, int, float]
 """Of a file: "image" or "video", frames, megapixels of all frames."""
