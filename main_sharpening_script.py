@@ -1480,8 +1480,8 @@ class Sharpener:
         def again(small: np.ndarray) -> np.ndarray:
             return self.compute_all([small], strength)[0]
 
-        smaller = again if self.config.refine == "all" else None
-        return [refined(*pair, smaller, strength) for pair in zip(images, results, strict=True)]
+        more = (again if self.config.refine == "all" else None, strength, self.runtime.device)
+        return [refined(*pair, *more) for pair in zip(images, results, strict=True)]
 
     def compute_all(self, images: Sequence[np.ndarray], strength: float) -> list[np.ndarray]:
         """The images through the network. When memory runs out, the tile is halved and the work

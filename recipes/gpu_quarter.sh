@@ -2,7 +2,7 @@
 # A quarter of an hour on one GPU: what CPUs cannot show, then both students trained with all the time that is left.
 #   bash recipes/gpu_quarter.sh DATA [OUT] [PART...]
 # DATA: a data set as in GoPro_dataset/README.md; OUT (runs/gpu_quarter) gets tables, logs and weights. Parts, in this order:
-#   speed   frames a second of both students, of NAFNet and of the teacher: 2 minutes
+#   speed   frames a second of both students, of NAFNet and of the teacher, and what the whole image costs: 2 minutes
 #   trial   all trainings side by side for 45 seconds: how many steps fit into the time
 #   tests   those that need a GPU, in the background of the next part
 #   train   all trainings side by side, TRAIN_SECONDS (480), in one cosine each; a step launches many small kernels, so that
@@ -37,6 +37,7 @@ speed() {
   time_of teacher standard --network restormer --precisions "${precisions[@]}" --sizes "${sizes[0]}"
   time_of compiled standard live --network nafnet --arguments "$nafnet" --backends "$compiled" \
     --precisions "${precisions[0]}" --sizes "${sizes[0]}"
+  try whole_image python tools/refine_cost.py standard live --device "$device" --backend pytorch --rounds $rounds
 }
 
 # What the trainings see. blur: more real blur and camera motion. leave: more that is right and must stay.

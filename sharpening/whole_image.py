@@ -50,58 +50,65 @@ AREA = 5
 
 
 def refined(
-    image: np.ndarray, result: np.ndarray, sharpen: Sharpen | None, strength: float = 1.0
+    image: np.ndarray,
+    result: np.ndarray,
+    sharpen: Sharpen | None,
+    strength: float = 1.0,
+    device: torch.device | str = "cpu",
 ) -> np.ndarray:
-    """`result` (H, W, 3) uint8 or uint16 of sharpening `image` with `strength` -> a better one.
-    `sharpen` computes the smaller image with the same strength; None: no longer blur is looked for.
+    """`result` (H, W, 3) uint8 or uint16 of sharpening `image` with `strength` -> a better one,
+    computed on `device`. `sharpen` computes the smaller image with the same strength; None: no
+    longer blur is looked for.
     """
-    alone, shift = sampled_change(image, result, strength)
+    writable = (np.require(each, requirements=["C", "W"]) for each in (image, result))
+    before, after = (torch.from_numpy(each).to(device) for each in writable)
+    alone, shift = sampled_change(before, after, strength)
     if alone > STILL and shift >= LEAST_SHIFT * strength:
         held = min((alone - STILL) / (SHARP - STILL), 1)
-        return hold_tone(image, result, strength, held)
+        return hold_tone(before, after, strength, held).cpu().numpy()
     if alone < STILL and sharpen is not None and min(image.shape[:2]) >= REDUCTION * BLOCK:
         blurred = min((STILL - alone) / (STILL - BLURRED), 1)
-        return remove_long_blur(image, result, sharpen, strength, blurred)
+        return remove_long_blur(before, after, sharpen, strength, blurred).cpu().numpy()
     return result
 
 
-def hold_tone(
-    image: np.ndarray, result: np.ndarray, strength: float = 1.0, held: float = 1.0
-) -> np.ndarray:
+def in_parts(values: Tensor) -> bool:
+    """Whether to compute in parts that fit into the cache, and not with PyTorch's threads, which
+    get into the way of those of the network. A GPU computes everything at once."""
+    return values.device.type == "cpu"
+
+
+def hold_tone(image: Tensor, result: Tensor, strength: float = 1.0, held: float = 1.0) -> Tensor:
     """`result` with the local means of `image`, as far as `held` (0 to 1) says."""
-    largest = LARGEST_SHIFT * strength * np.iinfo(image.dtype).max / 255
+    largest = LARGEST_SHIFT * strength * torch.iinfo(image.dtype).max / 255
     shift = held * window_means(cell_means(image, result))
     shift *= (1 - (shift / largest) ** 2).clamp(min=0) ** 2
     return corrected(result, -shift, (CELL, CELL))
 
 
 def remove_long_blur(
-    image: np.ndarray,
-    result: np.ndarray,
+    image: Tensor,
+    result: Tensor,
     sharpen: Sharpen,
     strength: float = 1.0,
     blurred: float = 1.0,
-) -> np.ndarray:
+) -> Tensor:
     """`result` with what `sharpen` does to a smaller image, where that is much more, as far as
     `blurred` (0 to 1) says."""
     small, first = (reduced(each) for each in (image, result))
-    before, once, again = (
-        torch.from_numpy(each.astype(np.float32)).permute(2, 0, 1)
-        for each in (small, first, sharpen(small))
-    )
+    second = torch.from_numpy(sharpen(small.cpu().numpy())).to(small.device)
+    before, once, again = (each.permute(2, 0, 1).float() for each in (small, first, second))
     full, further = (energy(each - before) + strength**2 / 2 for each in (once, again))
     start, end = LONGER
     share = blurred * (((further / full).sqrt() - start) / (end - start)).clamp(0, 1)
     share = F.interpolate(share[None], scale_factor=4, mode="bilinear")
     H, W = before.shape[1:]
-    change = share[0, :, :H, :W] * (again - once) * (np.iinfo(result.dtype).max / 255)
+    change = share[0, :, :H, :W] * (again - once) * (torch.iinfo(result.dtype).max / 255)
     scales = (image.shape[0] / H, image.shape[1] / W)
     return corrected(result, change.permute(1, 2, 0), scales)
 
 
-def sampled_change(
-    image: np.ndarray, result: np.ndarray, strength: float = 1.0
-) -> tuple[float, float]:
+def sampled_change(image: Tensor, result: Tensor, strength: float = 1.0) -> tuple[float, float]:
     """(share of the textured blocks of `image` (H, W, 3) that `result` does not change, 0 to 1;
     largest change of a block's mean in 8-bit levels), both of some rows of the green channel. An
     image smaller than a block gives 0 and 0."""
@@ -111,40 +118,44 @@ def sampled_change(
     contrast, change = contrasts(before), contrasts(after - before)
     left_alone = (change / (contrast + 1)).sqrt() < LEFT_ALONE * strength
     weight = contrast.clamp(max=TEXTURE**2) + 1e-3
-    shift = means((after - before).mean(axis=0)[..., None], BLOCK // STEP, BLOCK)
+    shift = means((after - before).mean(dim=0)[..., None], BLOCK // STEP, BLOCK)
     return float((left_alone * weight).sum() / weight.sum()), shift.abs().max().item()
 
 
-def green_rows(image: np.ndarray) -> np.ndarray:
+def green_rows(image: Tensor) -> Tensor:
     """Pairs of neighbouring rows of the green channel (2, rows, W), in 8-bit levels."""
-    lower = image[1::STEP, :, 1]
-    upper = image[::STEP, :, 1][: len(lower)]
-    return np.stack([upper, lower]) * np.float32(255 / np.iinfo(image.dtype).max)
+    lower = image[1::STEP, :, 1].float()
+    upper = image[::STEP, :, 1][: len(lower)].float()
+    return torch.stack([upper, lower]) * (255 / torch.iinfo(image.dtype).max)
 
 
-def contrasts(rows: np.ndarray) -> Tensor:
+def contrasts(rows: Tensor) -> Tensor:
     """Mean squared difference of neighbouring pixels in each block, of rows (2, rows, W)."""
     upper, lower = rows
     square = (lower - upper) ** 2
-    square[:, 1:] += np.diff(upper, axis=1) ** 2
+    square[:, 1:] += upper.diff(dim=1) ** 2
     return means(square[..., None], BLOCK // STEP, BLOCK)
 
 
-def means(values: np.ndarray, height: int, width: int) -> Tensor:
+def means(values: Tensor, height: int, width: int) -> Tensor:
     """Means of blocks of values (H, W, C); the border repeats to whole blocks."""
     H, W, C = values.shape
-    whole = np.pad(values, ((0, -H % height), (0, -W % width), (0, 0)), mode="edge")
+    if not in_parts(values):
+        planes = F.pad(values.permute(2, 0, 1), (0, -W % width, 0, -H % height), mode="replicate")
+        return F.avg_pool2d(planes, (height, width)).permute(1, 2, 0)
+    whole = np.pad(values.numpy(), ((0, -H % height), (0, -W % width), (0, 0)), mode="edge")
     rows = whole.reshape(-1, height, whole.shape[1] * C).sum(axis=1)
-    # not by PyTorch, whose threads get into the way of those of the network in such small work
     sums = np.einsum("hwkc->hwc", rows.reshape(len(rows), -1, width, C))
     return torch.from_numpy(sums / np.float32(height * width))
 
 
-def cell_means(image: np.ndarray, result: np.ndarray, band: int = 64) -> Tensor:
-    """Mean change of each cell: (H / CELL, W / CELL, 3). A `band` of rows fits into the cache."""
+def cell_means(image: Tensor, result: Tensor) -> Tensor:
+    """Mean change of each cell: (H / CELL, W / CELL, 3)."""
+    band = 64 if in_parts(image) else len(image)
     bands = (slice(top, top + band) for top in range(0, len(image), band))
-    changes = (np.subtract(result[rows], image[rows], dtype=np.float32) for rows in bands)
-    return torch.cat([means(change, CELL, CELL) for change in changes])
+    return torch.cat(
+        [means(result[rows].float() - image[rows].float(), CELL, CELL) for rows in bands]
+    )
 
 
 def window_means(cells: Tensor) -> Tensor:
@@ -162,12 +173,17 @@ def box(cells: Tensor) -> Tensor:
     return F.avg_pool2d(between, 2, stride=1).permute(1, 2, 0)
 
 
-def reduced(image: np.ndarray) -> np.ndarray:
+def reduced(image: Tensor) -> Tensor:
     """`image` in 8 bits, smaller by REDUCTION."""
-    levels = image if image.dtype == np.uint8 else (image / 257).round().astype(np.uint8)
-    size = [round(side / REDUCTION) for side in (image.shape[1], image.shape[0])]
-    bilinear = Image.Resampling.BILINEAR
-    return np.asarray(Image.fromarray(levels).resize(size, bilinear, reducing_gap=1))
+    size = [round(side / REDUCTION) for side in image.shape[:2]]
+    levels = image if image.dtype == torch.uint8 else (image.float() / 257).round().byte()
+    if not in_parts(image):
+        planes = levels.permute(2, 0, 1)[None].float()
+        small = F.interpolate(planes, size, mode="bilinear", antialias=True)[0]
+        return small.permute(1, 2, 0).round().byte()
+    small = Image.fromarray(levels.numpy())
+    small = small.resize(size[::-1], Image.Resampling.BILINEAR, reducing_gap=1)
+    return torch.from_numpy(np.array(small))
 
 
 def energy(change: Tensor) -> Tensor:
@@ -178,12 +194,17 @@ def energy(change: Tensor) -> Tensor:
 
 
 def corrected(
-    result: np.ndarray, change: Tensor, scales: tuple[float, float], side: int = 128
-) -> np.ndarray:
+    result: Tensor, change: Tensor, scales: tuple[float, float], side: int = 128
+) -> Tensor:
     """`result` (H, W, 3) plus the coarse `change` (h, w, 3), whose values stand `scales` pixels
     apart and are interpolated, in blocks of `side` pixels; rounded and clipped."""
-    kept, change = result.copy(), change.contiguous()
     H, W, _ = result.shape
+    peak = torch.iinfo(result.dtype).max
+    if not in_parts(result):
+        rows = enlarged(change, 0, H, scales[0], axis=0)
+        exact = result.float() + enlarged(rows, 0, W, scales[1], axis=1)
+        return exact.round().clamp(0, peak).to(result.dtype)
+    kept, change = result.clone(), change.contiguous()
     for top in range(0, H, side):
         rows = enlarged(change, top, min(side, H - top), scales[0], axis=0)
         for left in range(0, W, side):
@@ -191,9 +212,9 @@ def corrected(
             if rows[:, near].abs().max() < 0.5:  # less is lost in rounding
                 continue
             block = np.s_[top : top + side, left : left + side]
-            exact = torch.from_numpy(result[block].astype(np.float32))
+            exact = result[block].float()
             exact += enlarged(rows, left, exact.shape[1], scales[1], axis=1)
-            kept[block] = exact.round_().clamp_(0, np.iinfo(result.dtype).max).numpy()
+            kept[block] = exact.round_().clamp_(0, peak).to(result.dtype)
     return kept
 
 
@@ -201,7 +222,8 @@ def enlarged(values: Tensor, start: int, length: int, scale: float, axis: int) -
     """Coarse `values`, which stand `scale` pixels apart along `axis`, at `length` pixels from
     `start` on."""
     last = values.shape[axis] - 1
-    place = ((torch.arange(start, start + length) + 0.5) / scale - 0.5).clamp(0, last)
+    pixels = torch.arange(start, start + length, device=values.device)
+    place = ((pixels + 0.5) / scale - 0.5).clamp(0, last)
     lower = place.long()
     upper = (lower + 1).clamp(max=last)
     share = (place - lower).view([-1 if i == axis else 1 for i in range(3)])

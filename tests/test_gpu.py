@@ -2,13 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
-from conftest import changed
+from conftest import changed, photo
 
 import main_sharpening_script as script
 from sharpening.runtime import start_runtime
 from sharpening.synthetic_blur import DegradationConfig, degrade, generators_for
+from sharpening.whole_image import refined
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 on_a_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="there is no GPU")
@@ -31,6 +33,24 @@ def test_blur_on_the_gpu_equals_that_on_the_cpu():
     for ours, expected in zip(there, here, strict=True):
         assert ours.is_cuda
         assert (ours.cpu() - expected).abs().mean() < 0.01
+
+
+@on_a_gpu
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("contrast", [1.0, 1.3])
+def test_the_whole_image_adds_the_same_on_the_gpu(dtype, contrast):
+    """A sharp image whose tone is held, and a blurred one that is computed again."""
+    levels = np.iinfo(dtype).max // 255
+    image = 60 + photo(201, 333).astype(dtype) // 2
+    result = 60 + contrast * (image - 60.0) - (np.linspace(0, 20, 333)[:, None] % 19)
+
+    def darker(small: np.ndarray) -> np.ndarray:
+        return small - small // 4
+
+    given = (image * dtype(levels), (result * levels).clip(0, 255 * levels).astype(dtype), darker)
+    here, there = (refined(*given, device=device).astype(float) for device in ("cpu", "cuda"))
+    assert abs(here - given[1]).mean() > levels
+    assert abs(there - here).mean() < 0.5 * levels  # images are reduced in another way
 
 
 @pytest.mark.parametrize(
