@@ -4,8 +4,9 @@
         -o model_checkpoints/mixed.pth
 
 The mean of weights that began from the same ones is often better than each of them (arXiv
-2203.05482). Of a last.pth the averaged weights count. The result is rounded to half precision,
-which is what ships; with one file and the share 1 nothing else happens.
+2203.05482). A share below 0 moves away from those weights. Of a last.pth the averaged weights
+count. The result is rounded to half precision, which is what ships; with one file and the share 1
+nothing else happens.
 """
 
 import json
