@@ -57,9 +57,11 @@ def refined(
     device: torch.device | str = "cpu",
 ) -> np.ndarray:
     """`result` (H, W, 3) uint8 or uint16 of sharpening `image` with `strength` -> a better one,
-    computed on `device`. `sharpen` computes the smaller image with the same strength; None: no
-    longer blur is looked for.
+    computed on `device` if that is a CUDA GPU, else on the CPU: Apple's GPUs lack operations that
+    are used here. `sharpen` computes the smaller image with the same strength; None: no longer blur
+    is looked for.
     """
+    device = device if torch.device(device).type == "cuda" else "cpu"
     writable = (np.require(each, requirements=["C", "W"]) for each in (image, result))
     before, after = (torch.from_numpy(each).to(device) for each in writable)
     alone, shift = sampled_change(before, after, strength)
