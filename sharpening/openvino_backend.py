@@ -8,6 +8,7 @@ images = net.on_images([image, image])          # (H, W, 3) uint8, rounded insid
 import dataclasses
 import functools
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -71,15 +72,15 @@ class OpenVinoNet:
     """A student compiled for this CPU, called like it: (B, 3, H, W) float32 -> the same.
 
     `dtype` is that of what is not INT8. A call uses as many cores as PyTorch would in its thread;
-    the other cores serve calls that come at the same time (`side_by_side`). A shape that comes
-    twice in a row is compiled for itself, which takes a third of a second and is up to 1.7 times as
-    fast.
+    the other cores serve calls that come at the same time (`side_by_side`). A shape that was among
+    the last `RECENT` calls is compiled for itself, which takes a third of a second and is up to 1.7
+    times as fast: of blurred frames every second call is their smaller image.
 
     OpenVINO runs in threads of its own. It gives its caller a stack for signals and may free it too
     early; the next signal (Ctrl-C, the end of a child) would then end the process.
     """
 
-    COMPILED = 3  # shapes that stay compiled, each with its memory
+    RECENT = 4  # as many shapes stay compiled, each with its memory
 
     def __init__(self, model: Any, dtype: torch.dtype, first: tuple = ()):
         """`first`: (kind, cores, *shape) of the first call, whose shape is compiled for itself."""
@@ -87,7 +88,7 @@ class OpenVinoNet:
         self.precision = {torch.bfloat16: "bf16"}.get(dtype, "f32")
         self.cores, self.lock = torch.get_num_threads(), threading.Lock()
         self.threads = ThreadPoolExecutor(SIDE_BY_SIDE, "openvino")
-        self.last = first
+        self.recent = deque([first], maxlen=self.RECENT)
         self.compiled: dict[tuple, Any] = {}  # (kind, cores) for all shapes, (..., *shape) for one
         self.idle: dict[tuple, list] = {}  # reused: new requests slow two threads by 1/4
 
@@ -105,13 +106,14 @@ class OpenVinoNet:
         """A request for `shape` and the list to return it to; compiles the model if necessary."""
         with self.lock:
             key: tuple = (kind, cores, *shape)
-            again, self.last = key == self.last, key
+            again = key in self.recent
+            self.recent.append(key)
             if key not in self.compiled and not again:
                 key = key[:2]
             if key not in self.compiled:
                 self.compiled[key], self.idle[key] = self.compile(*key), []
             self.compiled[key] = self.compiled.pop(key)  # ordered by last use
-            if len(static := [each for each in self.compiled if len(each) > 2]) > self.COMPILED:
+            if len(static := [each for each in self.compiled if len(each) > 2]) > self.RECENT:
                 del self.compiled[static[0]], self.idle[static[0]]
             idle = self.idle[key]
             return idle.pop() if idle else self.compiled[key].create_infer_request(), idle

@@ -91,18 +91,28 @@ def test_sixteen_bits_come_out_as_from_pytorch_within_a_level(student, model, ru
 
 def test_batches_and_many_shapes(student, model, runtime):
     net = OpenVinoNet(model, torch.float32)
-    for side in (16, 24, 32, 40, 16, 24, 32, 40):
+    sides = (16, 24, 32, 40, 48)
+    for side in sides * 2:
         images = [photo(side, 20, seed) for seed in range(3)]
         for image, restored in zip(images, net.on_images(images), strict=True):
             expected = whole(student, image).astype(int)
             np.testing.assert_allclose(restored.astype(int), expected, atol=1)
     everything = ("bytes", torch.get_num_threads())
-    assert list(net.compiled) == [everything]  # no shape came twice in a row: nothing compiled anew
-    for side in (16, 24, 32, 40):
+    assert list(net.compiled) == [everything]  # four others came between: nothing compiled anew
+    for side in sides:
         for _ in range(2):
             net.on_images([photo(side, 20)])
     static = [key[3] for key in net.compiled if len(key) > 2]
-    assert static == [24, 32, 40] and everything in net.compiled
+    assert static == [24, 32, 40, 48] and everything in net.compiled
+
+
+def test_shapes_that_take_turns_are_compiled_for_themselves(student, model, runtime):
+    net = OpenVinoNet(model, torch.float32)
+    for side in (40, 16) * 2:  # frames and their smaller images
+        image = photo(side, side)
+        restored = net.on_images([image])[0]
+        np.testing.assert_allclose(restored.astype(int), whole(student, image), atol=1)
+    assert {key[3] for key in net.compiled if len(key) > 2} == {40, 16}
 
 
 def test_calls_side_by_side_share_the_cores(student, model, runtime, monkeypatch):
