@@ -266,6 +266,23 @@ def ran_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, kinds) or any(text in str(error) for text in texts)
 
 
+def whole_limit(runtime: Runtime) -> float:
+    """Pixels that are computed at once. A float32 pixel needs 330 bytes of activations."""
+    if runtime.device.type == "cuda":
+        cached = torch.cuda.memory_reserved(runtime.device)  # by earlier images, free for later
+        used = torch.cuda.memory_allocated(runtime.device)
+        return (torch.cuda.mem_get_info(runtime.device)[0] + cached - used) / 1000
+    return 2.1e6  # a frame of 1080p; 1.4 GB for two side by side
+
+
+def smaller_tile(side: int, overlap: int) -> int:
+    """Half of `side`; raises `SharpeningError` if tiles would be all overlap."""
+    if side // 2 <= 2 * overlap:
+        advice = "close other programs, or use --device cpu or a smaller --inference.overlap"
+        raise SharpeningError(f"memory runs out even with tiles of {side} pixels: {advice}")
+    return side // 2
+
+
 def seconds_per_call(
     work: Callable[[], Any], runtime: Runtime, repeats: int = 7, warm_up: int = 2
 ) -> float:

@@ -84,6 +84,25 @@ def test_strength_is_the_same_in_tiles(frame):
     np.testing.assert_allclose(half, (frame + full) / 2, atol=1.01)
 
 
+@pytest.mark.parametrize("kind", ["rgb", "uint16"])
+def test_a_self_ensemble_is_the_mean_over_turned_images(frame, kind):
+    runtime = script.Runtime(torch.device("cpu"), torch.float32)
+    plain, two, four = (
+        script.Sharpener.load(
+            "live", runtime, script.InferenceConfig(self_ensemble=n, refine="none")
+        )
+        for n in (1, 2, 4)
+    )
+    image = of_kind(frame, kind)
+    turned = [np.rot90(plain(np.rot90(image, n)), -n).astype(float) for n in range(4)]
+    assert np.abs(turned[1] - turned[0]).max() > 2  # the network does not restore both alike
+    np.testing.assert_array_equal(two(image), np.rint(np.mean(turned[:2], axis=0)))
+    np.testing.assert_array_equal(four(image), np.rint(np.mean(turned, axis=0)))
+    for batched, alone in zip(four.images([image, 255 - image]), (image, 255 - image), strict=True):
+        np.testing.assert_allclose(batched.astype(int), four(alone), atol=1)  # another batch
+    np.testing.assert_array_equal(four(np.rot90(image)), np.rot90(four(image)))
+
+
 @pytest.mark.parametrize(
     ("image", "message"),
     [

@@ -9,7 +9,7 @@ import torch
 from conftest import Copy, Hungry, make_student, photo, tiled, whole
 
 import main_sharpening_script as script
-from sharpening.runtime import Runtime
+from sharpening.runtime import Runtime, whole_limit
 
 
 class Pointwise(torch.nn.Module):
@@ -118,7 +118,7 @@ def test_other_errors_of_the_net_are_not_taken_for_lack_of_memory(runtime):
 
 def test_large_images_and_large_batches_go_in_tiles(runtime):
     sharpen = script.Sharpener(Pointwise(), runtime)
-    limit = int(script.whole_limit(runtime))
+    limit = int(whole_limit(runtime))
     assert sharpen.tile((1, limit, 3)) is None
     assert sharpen.tile((1, limit + 1, 3)) == sharpen.tile((1, limit, 3), 2) == script.LARGEST_TILE
     given = script.Sharpener(Pointwise(), runtime, script.InferenceConfig(tile=200))

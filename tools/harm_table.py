@@ -46,6 +46,8 @@ class HarmConfig:
     """Sharp photographs, as name=folder."""
     refine: Literal["auto", "all", "tone", "none"] = "auto"
     """What the whole image adds, as in `--inference.refine`. none: the networks alone."""
+    self_ensemble: Literal[1, 2, 4] = 1
+    """Orientations that are computed, as in `--inference.self-ensemble`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
@@ -109,7 +111,7 @@ def measure(
 
 def main(config: HarmConfig) -> None:
     with start_runtime(config.device) as runtime:
-        inference = script.InferenceConfig(refine=config.refine)
+        inference = script.InferenceConfig(refine=config.refine, self_ensemble=config.self_ensemble)
         students = {
             str(path): script.Sharpener.load(path, runtime, inference)
             for path in config.checkpoints
