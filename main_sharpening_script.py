@@ -1464,7 +1464,7 @@ class Sharpener:
             return results
 
         def again(small: np.ndarray) -> np.ndarray:
-            return self.ensemble([small], strength)[0]
+            return self.compute_all([small], strength)[0]
 
         more = (again if self.config.refine == "all" else None, strength, self.runtime.device)
         return [refined(*pair, *more) for pair in zip(images, results, strict=True)]
