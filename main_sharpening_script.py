@@ -1428,6 +1428,7 @@ class Sharpener:
         self.config = config or InferenceConfig()
         if self.config.pool_window is not None:
             net = with_pool_window(net, self.config.pool_window or None)
+        megapixels *= self.config.self_ensemble
         made = build_backend(net, self.config.backend, runtime, megapixels)
         self.backend, self.runtime, self.compute, self.timing = made
         self.fitting: dict[tuple[int, ...], int] = {}  # image size -> tile that memory holds

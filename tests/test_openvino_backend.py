@@ -186,8 +186,10 @@ def test_openvino_is_prepared_for_long_work_alone(monkeypatch, student):
     assert script.Sharpener(student, FREE, megapixels=0.99 * limit).backend == "pytorch"
     assert asked == [{"pytorch"}]
     assert script.Sharpener(student, FREE).backend == "pytorch" and len(asked) == 1
-    with pytest.raises(pytest.fail.Exception, match="in vain"):
-        script.Sharpener(student, FREE, megapixels=1.01 * limit)
+    twice = script.InferenceConfig(self_ensemble=2)
+    for config, megapixels in ((None, 1.01 * limit), (twice, 0.51 * limit)):
+        with pytest.raises(pytest.fail.Exception, match="in vain"):
+            script.Sharpener(student, FREE, config, megapixels)
 
 
 def test_flags_fix_back_end_and_precision(monkeypatch, student, runtime):
