@@ -7,6 +7,7 @@
 #   tests   those that need a GPU, in the background of the next part
 #   train   all trainings side by side, TRAIN_SECONDS (480), in one cosine each; a step launches many small kernels, so that
 #           one training alone leaves most of the GPU idle
+# RUNS="standard_blur standard_leave" trains these alone.
 # Rehearsal in small on a CPU: DEVICE=cpu TRAIN_SECONDS=60 bash recipes/gpu_quarter.sh ...
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -46,7 +47,7 @@ blur=(--data.synthetic-share 0.5 --degradation.motion 0.55 --degradation.video-c
 leave=(--data.synthetic-share 0.6 --degradation.motion 0.35 --degradation.video-call 0.2 --degradation.moving-object 0.25
   --degradation.soft-chance 0.35 --degradation.response-power 1)
 declare -A begin=([standard]=student_pretrained.pth [live]=student_live.pth)
-runs=(standard_blur standard_leave live_blur live_leave)
+read -ra runs <<< "${RUNS:-standard_blur standard_leave live_blur live_leave}"
 
 train() { # train NAME STEPS SECONDS: of one student; stopped by then, it saves its state and ends
   local name=$1 kind=${1#*_}
@@ -55,7 +56,7 @@ train() { # train NAME STEPS SECONDS: of one student; stopped by then, it saves 
     --train.folder "$work/$name" --train.samples "$work/$name/samples" --teacher.no-enabled \
     --loss.ssim 0 --loss.frequency 1 \
     --data.crop $crop --data.batch-size $batch --data.crops-per-image 4 --data.workers $workers --data.cache-gb 4 \
-    --data.reduction-chance 0.4 --data.reduction 0.7 3 "${flags[@]}" --degradation.length 0 40 --degradation.length-power 1 \
+    --data.reduction-chance 0.4 --data.reduction 0.7 3 "${flags[@]}" --degradation.length 0 48 --degradation.length-power 1 \
     --degradation.lens-chance 0.6 --degradation.jpeg-chance 0.65 \
     --train.initial-weights "model_checkpoints/${begin[${name%_*}]}" --train.optimizer muon --train.learning-rate 8e-4 \
     --train.steps-per-epoch "$2" --train.epochs 1 --train.accumulation 1 --train.restart-cycles 1 \
