@@ -14,7 +14,7 @@ from sharpening.whole_image import BLOCK, LARGEST_SHIFT, REDUCTION, refined
 def everything_at_once(request, monkeypatch):
     """Each test twice: in parts, as on a CPU, and everything at once, as on a GPU."""
     if request.param == "as on a GPU":
-        monkeypatch.setattr(whole_image, "in_parts", lambda values: False)
+        monkeypatch.setattr(whole_image, "on_cpu", lambda image: False)
 
 
 def left_alone(image: np.ndarray, result: np.ndarray) -> float:
