@@ -28,7 +28,7 @@ def test_the_line_names_pictures_and_time(tmp_path, monkeypatch):
 def test_advice_only_for_long_work_and_never_for_what_is_in_use():
     assert estimate.advice(100, "pytorch", True) == []
     both = estimate.advice(3600, "openvino", True)
-    assert both[0] == "faster: --size live, about 17 minutes, for 0.88 dB less PSNR"
+    assert both[0] == "faster: --size live, about 17 minutes, for 0.94 dB less PSNR"
     assert "openvino-int8" in both[1] and "0.14 dB" in both[1]
     assert len(estimate.advice(3600, "openvino-int8", True)) == 1
     assert estimate.advice(3600, "openvino", False) == []
