@@ -95,7 +95,7 @@ def test_a_self_ensemble_is_the_mean_over_turned_images(frame, kind):
     )
     image = of_kind(frame, kind)
     turned = [np.rot90(plain(np.rot90(image, n)), -n).astype(float) for n in range(4)]
-    assert np.abs(turned[1] - turned[0]).max() > 2  # the network does not restore both alike
+    assert np.abs(turned[1] - turned[0]).max() > 1  # the network does not restore both alike
     np.testing.assert_array_equal(two(image), np.rint(np.mean(turned[:2], axis=0)))
     np.testing.assert_array_equal(four(image), np.rint(np.mean(turned, axis=0)))
     for batched, alone in zip(four.images([image, 255 - image]), (image, 255 - image), strict=True):
