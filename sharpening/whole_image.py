@@ -34,8 +34,9 @@ not. With `standard` sharp photographs have at least 0.4, images of a shaken cam
 (docs/EXPERIMENTS.md)."""
 CELL = 8
 """Side in pixels of the cells in which the change of tone is computed."""
-LARGEST_SHIFT = 64.0
-"""A change of tone by so many 8-bit levels stays, a smaller one in part: an object moved away."""
+LARGEST_SHIFT = 40.0
+"""A change of tone by so many 8-bit levels stays: an object moved away. One by half as many is
+held nearly whole."""
 LEAST_SHIFT = 0.2
 """Change of tone in 8-bit levels, seen in some rows, up to which nothing is done: rounding would
 leave nothing of it."""
@@ -89,7 +90,7 @@ def hold_tone(image: Tensor, result: Tensor, strength: float = 1.0, held: float 
     """`result` with the local means of `image`, as far as `held` (0 to 1) says."""
     largest = LARGEST_SHIFT * strength * torch.iinfo(image.dtype).max / 255
     shift = held * window_means(cell_means(image, result))
-    shift *= (1 - (shift / largest) ** 2).clamp(min=0) ** 2
+    shift *= (1 - (shift / largest) ** 4).clamp(min=0) ** 2
     return corrected(result, -shift, (CELL, CELL))
 
 
@@ -163,14 +164,13 @@ def cell_means(image: Tensor, result: Tensor) -> Tensor:
 
 def window_means(cells: Tensor) -> Tensor:
     """What to take from `cells` (h, w, 3) so that the mean of each window becomes nearly 0: the
-    means of all windows, and those of what then remains."""
-    first = box(cells)
-    return first + box(cells - first)
+    means of all windows, and those of windows of half the side in what then remains."""
+    first = box(cells, BLOCK // CELL)
+    return first + box(cells - first, BLOCK // CELL // 2)
 
 
-def box(cells: Tensor) -> Tensor:
-    """Mean over the window of BLOCK x BLOCK pixels around each cell; the border repeats."""
-    side = BLOCK // CELL
+def box(cells: Tensor, side: int) -> Tensor:
+    """Mean over the window of `side` x `side` cells around each cell; the border repeats."""
     planes = F.pad(cells.permute(2, 0, 1), (side // 2,) * 4, mode="replicate")
     between = F.avg_pool2d(planes, side, stride=1)  # windows centred on the cells' corners
     return F.avg_pool2d(between, 2, stride=1).permute(1, 2, 0)
