@@ -58,6 +58,13 @@ def test_a_sharp_image_keeps_its_local_means(height, width, dtype):
     assert shift(held, image) < 0.25 * shift(result, image)
 
 
+def test_a_spot_of_two_windows_keeps_nearly_its_mean():
+    image = bright(256, 256)
+    result = darker(image, 9, np.s_[64:128, 64:128])
+    assert shift(result, image) > 6
+    assert shift(refined(image, result, None), image) < 0.12 * shift(result, image)
+
+
 def test_edges_stay_as_sharp_as_they_were_made():
     image = bright(160, 160)
     result = image.copy()
