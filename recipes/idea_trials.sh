@@ -22,6 +22,7 @@ trial() { # trial NAME STEPS FLAGS...
 for seed in 0 1; do trial "live_$seed" 800 --train.seed $seed; done
 trial live_tone 800 --tone 1
 trial live_composites 800 --composites 0.4
+for seed in 0 1; do trial "live_blurred_$seed" 800 --train.seed $seed --blurred-of 4; done
 trial live_gate 800 --composites 0.4 --gate 0.02
 trial live_strong_gate 800 --composites 0.4 --gate 0.2
 trial live_taught 800 --teacher $standard

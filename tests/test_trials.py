@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from conftest import last_line, make_student
@@ -39,6 +40,19 @@ def test_composites_are_sharp_in_parts_and_only_of_real_pairs():
     assert (mixed[7] == 0).all()
 
 
+def test_the_most_blurred_of_several_crops_is_taken():
+    sharp, rng = np.zeros((64, 64, 3), np.uint8), np.random.default_rng(0)
+    blurry = sharp.copy()
+    blurry[:16, :16] = 200
+
+    def brightness(count: int) -> float:
+        crops = [trials.most_blurred_crop(count, (blurry, sharp), 16, rng)[0] for _ in range(20)]
+        return torch.stack(crops).float().mean().item()
+
+    assert brightness(30) > 3 * brightness(1)
+    assert not any(side.any() for side in trials.most_blurred_crop(3, (sharp, sharp), 16, rng))
+
+
 def test_a_teacher_that_turns_with_the_image_gives_one_result():
     image = torch.rand(2, 3, 8, 8)
     assert torch.allclose(trials.taught_by(torch.nn.Identity(), image, 8), image, atol=1e-6)
@@ -48,7 +62,7 @@ def test_all_ideas_train_and_are_measured(config, student, tmp_path, capsys):
     flags = {
         "student": student,
         "teacher": student,
-        **{"composites": 1, "tone": 1, "gate": 1, "wide": 3, "orientations": 2},
+        **{"composites": 1, "blurred-of": 2, "tone": 1, "gate": 1, "wide": 3, "orientations": 2},
         "pairs": f"pairs={config.data.root}/test",
         "device": "cpu",
         "data.root": config.data.root,

@@ -7,20 +7,23 @@ each idea was worth: docs/EXPERIMENTS.md, "Ideas against harm and for long blur"
 """
 
 import contextlib
+import functools
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import main_sharpening_script as script
+from sharpening.image_pairs import same_crop
 from sharpening.runtime import Runtime, start_runtime
 from sharpening.synthetic_blur import generators_for, soft_mask
 from tools.common import exit_status, run_beside_script
@@ -36,6 +39,8 @@ class TrialConfig:
     """Weights to begin with."""
     composites: float = 0.0
     """Share of the real pairs of which a soft random part is replaced by the sharp image."""
+    blurred_of: int = 1
+    """Crops that are cut from a real pair for each that is used: the one that is blurred most."""
     tone: float = 0.0
     """Weight of the L1 between means of 16 x 16 pixels."""
     gate: float = 0.0
@@ -95,6 +100,12 @@ class Candidate(script.SEUNet):
         self.logit = F.pixel_shuffle(self.gate(taps["half"]), self.config.stem)[..., :H, :W]
         restored = blurry + self.logit.sigmoid() * (restored - blurry)
         return (restored, taps) if return_taps else restored
+
+
+def most_blurred_crop(count: int, images: Sequence[np.ndarray], *rest: Any) -> tuple[Tensor, ...]:
+    """Of `count` crops the one whose blurry and sharp image differ most; the first if none do."""
+    crops = [same_crop(images, *rest) for _ in range(count)]
+    return max(crops, key=lambda crop: (crop[0].float() - crop[1]).abs().mean().item())
 
 
 def with_composites(
@@ -157,7 +168,8 @@ def main(trial: TrialConfig, flags: list[str]) -> None:
         def load(*arguments: Any) -> Iterator[tuple[Tensor, ...]]:
             return with_composites(script.training_batches(*arguments), trial)
 
-        with mock.patch.object(script, "distillation_loss", loss):
+        cut = functools.partial(most_blurred_crop, trial.blurred_of)
+        with mock.patch.multiple(script, distillation_loss=loss, same_crop=cut):
             final = script.train(config, runtime, build=lambda _: net, load=load)
         net.load_state_dict(script.network_weights(script.load_checkpoint(final)))
         sharpen = script.Sharpener(net.eval(), runtime, script.InferenceConfig().as_trained())
