@@ -350,13 +350,14 @@ def test_picture_is_saved_in_its_own_format_and_size(page, tmp_path, extension, 
 
 
 def test_tiles_give_what_the_whole_picture_gives(page, tmp_path):
-    """Against the same model on the whole picture, in ONNX Runtime for Python."""
+    """The page's INT8 against fp16 on the whole picture, in ONNX Runtime for Python, whose own INT8
+    saturates on processors without VNNI (42.9 dB to fp32, the page's 46.9)."""
     image = motion_blurred(np.hstack([scene()[1]] * 2)).round().astype(np.uint8)[:200, :1300]
     file = tmp_path / "large.png"
     Image.fromarray(image).save(file)
     page.set_input_files("#file", file)
     expect(page.figures).to_contain_text("full size")
-    whole = export_web.restored_by((WEB / "models/student.int8.onnx").read_bytes(), image)
+    whole = export_web.restored_by((WEB / "models/student.fp16.onnx").read_bytes(), image)
     difference = np.abs(page.saved()[1].astype(int) - whole).mean((0, 2))
     first, seam = difference[:768].mean(), difference[800:1000].mean()
     assert seam < 1.5 * first + 0.1
